@@ -1,0 +1,1 @@
+"""Networks, unrolls, batches and the algorithms that learn from them."""
