@@ -1,0 +1,178 @@
+"""N environments as one array of records, stepped by compiled loops."""
+
+import dis
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Discrete
+
+from rollout.envs import philox
+from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.errors import EnvError
+from rollout.envs.records import RecordsView, RecordView
+
+TEMPLATE = Path(__file__).parent / "batch_kernel.py"
+
+
+def record_dtype(env: type[CompiledEnv]) -> np.dtype:
+    """The record of one environment: its clock (philox.CLOCK) and its own state."""
+    return np.dtype([("clock", philox.CLOCK), ("state", env.state)])
+
+
+def env_bindings(env: type[CompiledEnv]) -> dict[str, Any]:
+    """What batch_kernel.py needs to know of an environment."""
+    return {
+        "env_reset": env.reset,
+        "env_step": env.step,
+        "env_observe": env.observe,
+        "MAX_EPISODE_STEPS": env.max_episode_steps or 0,
+        "STATE_OFFSET": philox.CLOCK.itemsize,
+        "STEP_DRAWS": _uses_parameter(env.step, 3),
+        "RESET_STREAM": philox.RESET,
+        "STEP_STREAM": philox.STEP,
+    }
+
+
+def _uses_parameter(function: Any, position: int) -> bool:
+    name = function.__code__.co_varnames[position]
+    return any(step.argval == name for step in dis.get_instructions(function))
+
+
+class Envs:
+    """Environments first_env, …, first_env + num_envs - 1 of a run, all at the start of episode 0.
+
+    Holds everything about them in `records`, [N] of `record_dtype(env)`. Owned by one process.
+    """
+
+    def __init__(
+        self,
+        env: type[CompiledEnv],
+        num_envs: int,
+        seed: int,
+        *,
+        first_env: int = 0,
+        params: Mapping[str, Any] | None = None,
+        jit: bool = True,
+    ) -> None:
+        self.env = env
+        self.num_envs = num_envs
+        self.records = np.zeros(num_envs, record_dtype(env))
+        self.record_bytes = self.records.view(np.uint8).reshape(num_envs, -1)
+        self.params = env.make_params(params)
+        self.jit = jit
+        self._kernels = load_env_kernels(env, jit)
+        self._kernels.begin_all(*self.kernel_arguments(), np.uint32(seed), np.uint32(first_env))
+
+    def __repr__(self) -> str:
+        return f"Envs({self.env.__name__}, num_envs={self.num_envs}, jit={self.jit})"
+
+    def kernel_arguments(self) -> tuple[Any, Any, Any]:
+        """(envs, env_bytes, params) as the kernels take them."""
+        if self.jit:
+            return self.records, self.record_bytes, self.params
+        return RecordsView(self.records), self.record_bytes, RecordsView(self.params)
+
+    def snapshot(self) -> bytes:
+        """All that the environments will ever do depends on: their records, as bytes."""
+        return self.records.tobytes()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Put back what `snapshot` returned, here or in another process."""
+        if len(snapshot) != self.records.nbytes:
+            raise EnvError(
+                f"snapshot of {len(snapshot)} bytes; {self.num_envs} environments "
+                f"{self.env.__qualname__} have {self.records.nbytes}"
+            )
+        self.record_bytes[:] = np.frombuffer(snapshot, np.uint8).reshape(self.record_bytes.shape)
+
+    def observation(self) -> np.ndarray:
+        """What the environments show now: [N, *observation_shape]."""
+        space = self.env.observation_space
+        assert space.shape is not None
+        observation = np.zeros((self.num_envs, *space.shape), space.dtype)
+        envs, _, params = self.kernel_arguments()
+        self._kernels.observe_all(envs, params, observation)
+        return observation
+
+    def render(self, i: int = 0) -> np.ndarray:
+        """Environment i as a picture, uint8 [height, width, 3]."""
+        render = getattr(self.env, "render", None)
+        if render is None:
+            raise EnvError(f"{self.env.__qualname__} has no render(state, params)")
+        state = RecordView(self.records["state"][i : i + 1])
+        return render(state, RecordView(self.params))
+
+    def step(self, action: np.ndarray, outcome: "Outcome") -> None:
+        """Step all environments once with action [N], and write `outcome`."""
+        finals, episodes = self._kernels.step_all(
+            *self.kernel_arguments(), action, *outcome.arrays()
+        )
+        outcome.num_finals, outcome.num_episodes = int(finals), int(episodes)
+
+
+class Outcome:
+    """What one step of N environments answers; written by `Envs.step`, reused from step to step.
+
+    observation: [N, *observation_shape], of the next episode where one ended (SAME_STEP autoreset).
+    reward: [N] float32. terminated, truncated: [N] bool.
+    final_env, final_observation: the first `num_finals` rows tell which environments were truncated
+        and what they showed last.
+    episode_env, episode_return, episode_length: the first `num_episodes` rows, one per episode that
+        finished.
+    """
+
+    def __init__(self, env: type[CompiledEnv], num_envs: int) -> None:
+        space = env.observation_space
+        assert space.shape is not None
+        self.observation = np.zeros((num_envs, *space.shape), space.dtype)
+        self.reward = np.zeros(num_envs, np.float32)
+        self.terminated = np.zeros(num_envs, np.bool_)
+        self.truncated = np.zeros(num_envs, np.bool_)
+        self.final_env = np.zeros(num_envs, np.int32)
+        self.final_observation = np.zeros_like(self.observation)
+        self.episode_env = np.zeros(num_envs, np.int32)
+        self.episode_return = np.zeros(num_envs, np.float64)
+        self.episode_length = np.zeros(num_envs, np.int32)
+        self.num_finals = 0
+        self.num_episodes = 0
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The arrays in the order `step_all` takes them."""
+        return (
+            self.observation,
+            self.reward,
+            self.terminated,
+            self.truncated,
+            self.final_env,
+            self.final_observation,
+            self.episode_env,
+            self.episode_return,
+            self.episode_length,
+        )
+
+
+def action_dtype(env: type[CompiledEnv]) -> np.dtype:
+    """dtype of an action in arrays of actions."""
+    assert isinstance(env.action_space, Discrete)
+    return np.dtype(np.int32)
+
+
+def load_env_kernels(env: type[CompiledEnv], jit: bool = True):
+    """The functions of batch_kernel.py for one environment."""
+    from rollout.envs import kernels  # loads Numba, which who only names environments can spare
+
+    def examples(_kernels: Any) -> dict[str, tuple]:
+        records = np.zeros(2, record_dtype(env))
+        record_bytes = records.view(np.uint8).reshape(2, -1)
+        params = env.make_params()
+        outcome = Outcome(env, 2)
+        head = (records, record_bytes, params)
+        return {
+            "begin_all": (*head, np.uint32(0), np.uint32(0)),
+            "observe_all": (records, params, outcome.observation),
+            "step_all": (*head, np.zeros(2, action_dtype(env)), *outcome.arrays()),
+        }
+
+    return kernels.load_kernels(TEMPLATE, env_bindings(env), examples, jit)

@@ -1,0 +1,120 @@
+"""The loops around an environment's own functions. Compiled once per environment.
+
+This file is a template: `kernels.py` runs it with the names under "Bound" set to one environment's
+functions and constants, and with `jit` either Numba's or nothing (plain Python, for a debugger). `entry`
+marks what is called from Python.
+Nothing here uses Python objects. `envs` is an array [N] of records {clock, state}; see philox.CLOCK.
+
+Time: the step with clock.t == t is the one that leads from observation t of its episode to
+observation t + 1.
+"""
+
+import numpy as np
+
+from rollout.envs.kernels import bound
+
+# Bound when compiled: see kernels.env_bindings.
+jit, entry = bound("jit"), bound("entry")
+env_reset, env_step, env_observe = bound("env_reset"), bound("env_step"), bound("env_observe")
+MAX_EPISODE_STEPS = bound("MAX_EPISODE_STEPS")  # 0: no limit
+STATE_OFFSET = bound("STATE_OFFSET")  # bytes of a record before its state
+STEP_DRAWS = bound("STEP_DRAWS")  # whether `step` uses its draws at all
+RESET_STREAM, STEP_STREAM = bound("RESET_STREAM"), bound("STEP_STREAM")
+
+
+@jit
+def begin_episode(envs, env_bytes, params, i):
+    """Reset environment i under its clock's episode. Writes envs[i]."""
+    clock = envs[i].clock
+    clock.stream = RESET_STREAM
+    clock.t = 0
+    clock.k = 0
+    clock.episode_return = 0.0
+    for byte in range(STATE_OFFSET, env_bytes.shape[1]):
+        env_bytes[i, byte] = 0
+    env_reset(envs[i].state, params[0], clock)
+
+
+@entry
+def begin_all(envs, env_bytes, params, seed, first_env):
+    """Put every environment at the start of its episode 0. Writes envs."""
+    for i in range(envs.shape[0]):
+        clock = envs[i].clock
+        clock.seed = seed
+        clock.env = first_env + i
+        clock.episode = 0
+        begin_episode(envs, env_bytes, params, i)
+
+
+@jit
+def observe_one(envs, params, i, observation):
+    """Write environment i's observation."""
+    env_observe(envs[i].state, params[0], observation)
+
+
+@jit
+def step_one(envs, params, i, action):
+    """Step environment i, without autoreset; returns (reward, terminated, truncated)."""
+    clock = envs[i].clock
+    if STEP_DRAWS:
+        clock.stream = STEP_STREAM
+        clock.k = 0
+    reward, terminated = env_step(envs[i].state, params[0], action, clock)
+    clock.t += 1
+    clock.episode_return += reward
+    truncated = MAX_EPISODE_STEPS > 0 and clock.t >= MAX_EPISODE_STEPS
+    return reward, terminated, truncated
+
+
+@jit
+def next_episode(envs, env_bytes, params, i):
+    """Begin environment i's next episode."""
+    envs[i].clock.episode += 1
+    begin_episode(envs, env_bytes, params, i)
+
+
+@entry
+def observe_all(envs, params, observation):
+    """Write observation [N, …] of all environments."""
+    for i in range(envs.shape[0]):
+        observe_one(envs, params, i, observation[i])
+
+
+@entry
+def step_all(
+    envs,
+    env_bytes,
+    params,
+    action,
+    observation,
+    reward,
+    terminated,
+    truncated,
+    final_env,
+    final_observation,
+    episode_env,
+    episode_return,
+    episode_length,
+):
+    """One step of N environments with SAME_STEP autoreset; returns (finals, episodes) written.
+
+    Writes observation [N, …] (of the next episode where one ended), reward, terminated, truncated
+    [N], the true last observation of each truncated environment and the statistics of each finished
+    episode, both in environment order.
+    """
+    finals = 0
+    episodes = 0
+    for i in range(envs.shape[0]):
+        reward[i], terminated[i], truncated[i] = step_one(envs, params, i, action[i])
+        if terminated[i] or truncated[i]:
+            if truncated[i]:
+                observe_one(envs, params, i, final_observation[finals])
+                final_env[finals] = i
+                finals += 1
+            episode_env[episodes] = i
+            episode_return[episodes] = envs[i].clock.episode_return
+            episode_length[episodes] = envs[i].clock.t
+            episodes += 1
+            next_episode(envs, env_bytes, params, i)
+        observe_one(envs, params, i, observation[i])
+    return finals, episodes

@@ -1,0 +1,114 @@
+"""How an environment is written: a few plain functions over one flat record.
+
+    class Pole(CompiledEnv):
+        state = np.dtype([("x", "f8"), ("x_dot", "f8")])
+        params = {"force": 10.0}
+        observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+        action_space = Discrete(2)
+        max_episode_steps = 500
+
+        def reset(state, params, draw): ...
+        def step(state, params, action, draw): ...      # -> reward, terminated
+        def observe(state, params, observation): ...    # writes one observation
+
+The functions take no `self`: `state` and `params` are records of the dtypes above, and everything
+an environment remembers is in `state`. Numba compiles them; the kit adds the batch loop, the time
+limit, autoreset, episode statistics, seeding and snapshots.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete, Space
+
+from rollout.envs.errors import EnvError
+
+SIGNATURES = {
+    "reset": ("state", "params", "draw"),
+    "step": ("state", "params", "action", "draw"),
+    "observe": ("state", "params", "observation"),
+}
+
+
+class CompiledEnv:
+    """Base of compiled environments; a subclass is a definition and is never instantiated.
+
+    state: dtype of the record that is an environment's whole state; zero before every `reset`.
+    params: name → default of the numbers that never change in an episode (`env.params` in an
+        experiment file); integers stay int64, floats float64, booleans bool.
+    observation_space: a Box. action_space: a Discrete.
+    max_episode_steps: steps after which an episode is truncated, or None.
+    reset(state, params, draw): begins an episode.
+    step(state, params, action, draw): returns (reward, terminated).
+    observe(state, params, observation): writes one observation, in the space's dtype and shape.
+    render(state, params), optional and not compiled: a uint8 array [height, width, 3].
+    """
+
+    state: ClassVar[np.dtype]
+    params: ClassVar[Mapping[str, float | int | bool]] = {}
+    observation_space: ClassVar[Space]
+    action_space: ClassVar[Space]
+    max_episode_steps: ClassVar[int | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        problems = _problems(cls)
+        if problems:
+            raise EnvError(f"environment {cls.__qualname__}: " + "; ".join(problems))
+
+    @classmethod
+    def params_dtype(cls) -> np.dtype:
+        """The record that `params` becomes."""
+        kinds = {bool: np.bool_, int: np.int64, float: np.float64}
+        fields = [(name, kinds[type(value)]) for name, value in cls.params.items()]
+        return np.dtype(fields or [("nothing", np.bool_)])  # compiled code needs a field
+
+    @classmethod
+    def make_params(cls, chosen: Mapping[str, Any] | None = None) -> np.ndarray:
+        """The params record, shape [1], with `chosen` in place of the defaults."""
+        chosen = dict(chosen or {})
+        unknown = [name for name in chosen if name not in cls.params]
+        if unknown:
+            raise EnvError(
+                f"{cls.__qualname__} has no params {', '.join(unknown)}; "
+                f"it has {', '.join(cls.params) or 'none'}"
+            )
+        record = np.zeros(1, cls.params_dtype())
+        for name, value in (dict(cls.params) | chosen).items():
+            record[name] = value
+        return record
+
+
+def _problems(cls: type[CompiledEnv]) -> list[str]:
+    """What is wrong with a definition, all at once."""
+    problems = []
+    state = getattr(cls, "state", None)
+    if not (isinstance(state, np.dtype) and state.names):
+        problems.append(
+            f"state is {state!r}, wanted a structured dtype such as np.dtype([('x', 'f8')])"
+        )
+    elif state.hasobject:
+        problems.append(f"state {state} holds Python objects; use numbers and fixed-size arrays")
+    for name, value in cls.params.items():
+        if type(value) not in (bool, int, float):
+            problems.append(f"params[{name!r}]={value!r}, wanted a bool, an int or a float")
+    observation_space = getattr(cls, "observation_space", None)
+    if not (isinstance(observation_space, Box) and len(observation_space.shape) >= 1):
+        problems.append(f"observation_space is {observation_space!r}, wanted a Box of shape (n, …)")
+    action_space = getattr(cls, "action_space", None)
+    if not (isinstance(action_space, Discrete) and action_space.start == 0):
+        problems.append(f"action_space is {action_space!r}, wanted Discrete(n) that starts at 0")
+    limit = cls.max_episode_steps
+    if limit is not None and not (isinstance(limit, int) and 0 < limit < 2**31):
+        problems.append(f"max_episode_steps={limit!r}, wanted a positive integer or None")
+    for name, wanted in SIGNATURES.items():
+        function = inspect.getattr_static(cls, name, None)
+        if not inspect.isfunction(function):
+            problems.append(f"{name}({', '.join(wanted)}) is missing")
+        elif len(inspect.signature(function).parameters) != len(wanted):
+            problems.append(
+                f"{name} takes {inspect.signature(function)}, wanted ({', '.join(wanted)})"
+            )
+    return problems

@@ -1,0 +1,162 @@
+"""What a network is, apart from who executes it.
+
+A `NetworkSpec` is a small program over named buffers: each layer reads one buffer and writes another.
+The learner executes it with torch (torch_network.py), actors with compiled loops
+(rollout/policy_kernel.py), both from the same flat float32 vector of parameters. A further kind of
+layer (a convolution, a recurrent core) is one more dataclass here and one more case in each of those.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rollout.learners import draws
+
+Activation = Literal["tanh", "relu", "identity"]
+
+OBSERVATION = (
+    "observation"  # the buffer that the first layers read: float32 [rows, observation_size]
+)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """activation(source @ weight + bias), with weight [inputs, outputs].
+
+    gains: (columns, gain) in order: how orthogonal initialisation scales groups of columns.
+    """
+
+    name: str
+    source: str
+    inputs: int
+    outputs: int
+    activation: Activation
+    gains: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns start, …, stop - 1 of a buffer."""
+
+    buffer: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A named array inside the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def view(self, flat):
+        """This parameter as a view of the flat vector (NumPy's or torch's)."""
+        return flat[self.offset : self.offset + self.size].reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Layers in the order of execution, and where the policy's logits and the value are found."""
+
+    observation_shape: tuple[int, ...]
+    num_actions: int
+    layers: tuple[Dense, ...]
+    logits: Columns
+    value: Columns
+
+    @property
+    def observation_size(self) -> int:
+        return math.prod(self.observation_shape)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter, in the order of the flat vector."""
+        parameters = []
+        offset = 0
+        for layer in self.layers:
+            for suffix, shape in (
+                ("weight", (layer.inputs, layer.outputs)),
+                ("bias", (layer.outputs,)),
+            ):
+                parameters.append(Parameter(f"{layer.name}.{suffix}", shape, offset))
+                offset += parameters[-1].size
+        return tuple(parameters)
+
+    @property
+    def num_parameters(self) -> int:
+        """Length of the flat vector."""
+        last = self.parameters[-1]
+        return last.offset + last.size
+
+    def parameter(self, name: str) -> Parameter:
+        return next(parameter for parameter in self.parameters if parameter.name == name)
+
+
+def make_mlp(
+    observation_shape: tuple[int, ...],
+    num_actions: int,
+    hidden_sizes: tuple[int, ...],
+    activation: Activation,
+    value_network: Literal["shared", "separate"],
+) -> NetworkSpec:
+    """Dense layers of `hidden_sizes`, then logits and value.
+
+    With a shared value network one last layer yields both: its columns are the logits, then the value.
+    Gains as in Andrychowicz et al., "What matters in on-policy RL" (2021): √2 inside, 0.01 for the
+    policy, 1 for the value.
+    """
+    inputs = math.prod(observation_shape)
+
+    def torso(prefix: str) -> tuple[list[Dense], str, int]:
+        layers: list[Dense] = []
+        source, width = OBSERVATION, inputs
+        for i, size in enumerate(hidden_sizes):
+            gains = ((size, math.sqrt(2.0)),)
+            layers.append(Dense(f"{prefix}_{i}", source, width, size, activation, gains))
+            source, width = layers[-1].name, size
+        return layers, source, width
+
+    if value_network == "shared":
+        layers, source, width = torso("torso")
+        gains = ((num_actions, 0.01), (1, 1.0))
+        layers.append(Dense("heads", source, width, num_actions + 1, "identity", gains))
+        logits = Columns("heads", 0, num_actions)
+        value = Columns("heads", num_actions, num_actions + 1)
+    else:
+        layers, source, width = torso("policy_torso")
+        layers.append(
+            Dense("policy", source, width, num_actions, "identity", ((num_actions, 0.01),))
+        )
+        value_layers, source, width = torso("value_torso")
+        layers += [*value_layers, Dense("value", source, width, 1, "identity", ((1, 1.0),))]
+        logits, value = Columns("policy", 0, num_actions), Columns("value", 0, 1)
+    return NetworkSpec(observation_shape, num_actions, tuple(layers), logits, value)
+
+
+def initial_parameters(spec: NetworkSpec, seed: int) -> np.ndarray:
+    """A flat float32 vector [P] with orthogonal weights (Saxe et al. 2014) and zero biases."""
+    flat = np.zeros(spec.num_parameters, np.float32)
+    for number, layer in enumerate(spec.layers):
+        weight = spec.parameter(f"{layer.name}.weight").view(flat)
+        start = 0
+        for columns, gain in layer.gains:
+            normal = draws.normal(seed, (layer.inputs, columns), place=(number, start))
+            weight[:, start : start + columns] = gain * orthogonal(normal)
+            start += columns
+    return flat
+
+
+def orthogonal(normal: np.ndarray) -> np.ndarray:
+    """A matrix with orthonormal rows or columns, whichever are fewer, from a normal one."""
+    rows, columns = normal.shape
+    q, r = np.linalg.qr(normal if rows >= columns else normal.T)
+    q *= np.sign(np.diag(r))  # else the distribution would not be uniform
+    return q if rows >= columns else q.T

@@ -1,0 +1,233 @@
+"""What actors send and learners read: an unroll, and the batch that unrolls are put into.
+
+Both ends derive the layout of an unroll's bytes from an `UnrollSchema`, on which they agree by its
+digest; dtypes and shapes never cross the wire. A payload is the fixed part (all fields of rows
+0 … T) followed by the sparse tails, whose lengths travel in the message's header:
+
+    observation … value | final_* (one row per truncated step) | episode_* (one per finished episode)
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+ALIGNMENT = 8  # bytes; every field starts at a multiple
+
+
+@dataclass(frozen=True)
+class UnrollSchema:
+    """What an unroll of a run looks like, but for the number of environments.
+
+    has_value: whether actors record the value of every observation, because the algorithm asks.
+    """
+
+    unroll_length: int
+    observation_shape: tuple[int, ...]
+    observation_dtype: str
+    action_shape: tuple[int, ...]
+    action_dtype: str
+    has_value: bool
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes that two processes compare before they talk."""
+        return hashlib.sha256(repr((LAYOUT_VERSION, self)).encode()).digest()
+
+    def fields(
+        self, num_envs: int, num_finals: int, num_episodes: int
+    ) -> Iterator[tuple[str, np.dtype, tuple[int, ...]]]:
+        """(name, dtype, shape) of every field of an unroll, in the order of its bytes."""
+        T, N, F, E = self.unroll_length, num_envs, num_finals, num_episodes
+        value_rows = 1 if self.has_value else 0
+        observation = np.dtype(self.observation_dtype)
+        yield "observation", observation, (T + 1, N, *self.observation_shape)
+        yield "action", np.dtype(self.action_dtype), (T, N, *self.action_shape)
+        yield "reward", np.dtype(np.float32), (T, N)
+        yield "terminated", np.dtype(np.bool_), (T, N)
+        yield "truncated", np.dtype(np.bool_), (T, N)
+        yield "behavior_log_prob", np.dtype(np.float32), (T, N)
+        yield "value", np.dtype(np.float32), ((T + 1) * value_rows, N)
+        yield "final_t", np.dtype(np.int32), (F,)
+        yield "final_env", np.dtype(np.int32), (F,)
+        yield "final_observation", observation, (F, *self.observation_shape)
+        yield "final_value", np.dtype(np.float32), (F * value_rows,)
+        yield "episode_t", np.dtype(np.int32), (E,)
+        yield "episode_env", np.dtype(np.int32), (E,)
+        yield "episode_return", np.dtype(np.float64), (E,)
+        yield "episode_length", np.dtype(np.int32), (E,)
+
+    def size_bytes(self, num_envs: int, num_finals: int, num_episodes: int) -> int:
+        """Length of a payload."""
+        return sum(
+            _aligned(math.prod(shape) * dtype.itemsize)
+            for _, dtype, shape in self.fields(num_envs, num_finals, num_episodes)
+        )
+
+    def max_size_bytes(self, num_envs: int) -> int:
+        """Length of the longest payload: every step of every environment ends an episode."""
+        return self.size_bytes(num_envs, *2 * (self.unroll_length * num_envs,))
+
+
+LAYOUT_VERSION = 1
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True, eq=False)
+class Unroll:
+    """T steps of N environments, acted with one version of the weights.
+
+    Row t: at observation[t] the behavior policy chose action[t]; the environment answered with
+    reward[t], terminated[t], truncated[t]. Row T holds only the observation to bootstrap from.
+    After an end, observation[t + 1] is the next episode's first (SAME_STEP autoreset).
+
+    observation: [T+1, N, *obs_shape] in the space's dtype.
+    action: [T, N, *action_shape].   behavior_log_prob: [T, N] float32.
+    reward: [T, N] float32, unclipped.   terminated, truncated: [T, N] bool.
+    value: [T+1, N] float32, by the weights that acted ([0, N] if the schema has none).
+    final_t, final_env: [F] int32, where truncated; final_observation: [F, *obs_shape], the true last
+        observation there; final_value: [F] float32, its value.
+    episode_t, episode_env: [E] int32, where episodes ended; episode_return: [E] float64;
+        episode_length: [E] int32, in steps.
+    """
+
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    behavior_log_prob: np.ndarray
+    value: np.ndarray
+    final_t: np.ndarray
+    final_env: np.ndarray
+    final_observation: np.ndarray
+    final_value: np.ndarray
+    episode_t: np.ndarray
+    episode_env: np.ndarray
+    episode_return: np.ndarray
+    episode_length: np.ndarray
+
+    @classmethod
+    def view(
+        cls, schema: UnrollSchema, payload, num_envs: int, num_finals: int, num_episodes: int
+    ) -> "Unroll":
+        """The arrays inside a payload, without copying; writable if the payload is.
+
+        Raises ValueError if the payload has another length than the counts say.
+        """
+        payload = memoryview(payload).cast("B")
+        wanted = schema.size_bytes(num_envs, num_finals, num_episodes)
+        if payload.nbytes != wanted:
+            raise ValueError(f"payload of {payload.nbytes} bytes, wanted {wanted}")
+        arrays = {}
+        offset = 0
+        for name, dtype, shape in schema.fields(num_envs, num_finals, num_episodes):
+            arrays[name] = np.ndarray(shape, dtype, payload, offset)
+            offset += _aligned(arrays[name].nbytes)
+        return cls(**arrays)
+
+    def write_tails(self, payload, schema: UnrollSchema, num_finals: int, num_episodes: int) -> int:
+        """Copy the first rows of the tails to their place in a payload whose fixed part is written.
+
+        `self` has room for the longest tails and lies elsewhere or further back. Returns the
+        payload's length in bytes.
+        """
+        num_envs = self.reward.shape[1]
+        size = schema.size_bytes(num_envs, num_finals, num_episodes)
+        target = Unroll.view(schema, memoryview(payload)[:size], num_envs, num_finals, num_episodes)
+        for name in TAILS:
+            rows = getattr(target, name)
+            rows[:] = getattr(self, name)[: len(rows)]
+        return size
+
+
+COLUMNS = (
+    "observation",
+    "action",
+    "reward",
+    "terminated",
+    "truncated",
+    "behavior_log_prob",
+    "value",
+)
+TAILS = tuple(f.name for f in fields(Unroll) if f.name not in COLUMNS)
+
+
+class Batch:
+    """The same rows of every environment of a run: unrolls side by side, in environment order.
+
+    The arrays are those of `Unroll` with B columns; the tails are sorted by (t, environment) and
+    `final_env`, `episode_env` count columns of the batch. Nothing in a batch depends on how the
+    environments were shared out.
+
+    weights_version: the version that acted. Filled by `put`, reused after `clear`.
+    """
+
+    def __init__(
+        self,
+        schema: UnrollSchema,
+        num_envs: int,
+        allocate: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty,
+    ) -> None:
+        self.schema = schema
+        self.num_envs = num_envs
+        for name, dtype, shape in schema.fields(num_envs, 0, 0):
+            setattr(self, name, allocate(shape, dtype))
+        self.clear()
+
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    behavior_log_prob: np.ndarray
+    value: np.ndarray
+    final_t: np.ndarray
+    final_env: np.ndarray
+    final_observation: np.ndarray
+    final_value: np.ndarray
+    episode_t: np.ndarray
+    episode_env: np.ndarray
+    episode_return: np.ndarray
+    episode_length: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Batch({self.num_columns_put} of {self.num_envs} columns)"
+
+    def clear(self) -> None:
+        """Make room for the next unrolls."""
+        self.num_columns_put = 0
+        self.weights_version = -1
+        self._tails: list[dict[str, np.ndarray]] = []
+
+    @property
+    def is_full(self) -> bool:
+        return self.num_columns_put == self.num_envs
+
+    def put(self, unroll: Unroll, first_env: int, weights_version: int) -> None:
+        """Copy an unroll into its columns; `seal` follows when the batch is full."""
+        num_envs = unroll.reward.shape[1]
+        columns = slice(first_env, first_env + num_envs)
+        for name in COLUMNS:
+            getattr(self, name)[:, columns] = getattr(unroll, name)
+        tails = {name: getattr(unroll, name).copy() for name in TAILS}
+        tails["final_env"] += first_env
+        tails["episode_env"] += first_env
+        self._tails.append(tails)
+        self.num_columns_put += num_envs
+        self.weights_version = weights_version
+
+    def seal(self) -> None:
+        """Join the tails in an order that no sharing-out can change: by (t, environment)."""
+        for name in TAILS:
+            setattr(self, name, np.concatenate([tails[name] for tails in self._tails]))
+        for kind in ("final", "episode"):
+            order = np.lexsort((getattr(self, f"{kind}_env"), getattr(self, f"{kind}_t")))
+            for name in TAILS:
+                if name.startswith(kind) and len(getattr(self, name)):
+                    setattr(self, name, getattr(self, name)[order])

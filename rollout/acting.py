@@ -1,0 +1,177 @@
+"""Acting in one process: environments and a policy, an unroll per call."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rollout.envs import kernels, philox
+from rollout.envs.batch import Envs, action_dtype, env_bindings, load_env_kernels
+from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.errors import EnvError
+
+from rollout.learners.network import NetworkSpec
+from rollout.learners.unroll import Unroll, UnrollSchema
+from rollout.policy_kernel import BLOCK, num_packed, num_scratch, policy_source
+
+TEMPLATE = Path(__file__).parent / "acting_kernel.py"
+
+
+def make_schema(env: type[CompiledEnv], unroll_length: int, has_value: bool) -> UnrollSchema:
+    """What the unrolls of an environment look like."""
+    space = env.observation_space
+    assert space.shape is not None and space.dtype is not None
+    return UnrollSchema(
+        unroll_length=unroll_length,
+        observation_shape=space.shape,
+        observation_dtype=np.dtype(space.dtype).str,
+        action_shape=(),
+        action_dtype=action_dtype(env).str,
+        has_value=has_value,
+    )
+
+
+class Workspace:
+    """What the compiled policy works in besides its arguments; owned by one process."""
+
+    def __init__(self, network: NetworkSpec) -> None:
+        self.packed = np.zeros(num_packed(network), np.float32)
+        self.scratch = np.zeros(num_scratch(network), np.float32)
+        self.uniforms = np.zeros(BLOCK, np.float32)
+
+
+class UnrollBuffer:
+    """Memory for one unroll: a payload to send, and room for the longest tails.
+
+    Pages are only touched as far as they are written, so the room costs address space, not memory.
+    """
+
+    def __init__(self, schema: UnrollSchema, num_envs: int) -> None:
+        self.schema = schema
+        self.num_envs = num_envs
+        longest = schema.unroll_length * num_envs
+        self._memory = np.empty(schema.max_size_bytes(num_envs), np.uint8)
+        self._payload = np.empty(schema.max_size_bytes(num_envs), np.uint8)
+        fixed = schema.size_bytes(num_envs, 0, 0)
+        self._room = Unroll.view(schema, self._memory, num_envs, longest, longest)
+        self._fixed = Unroll.view(schema, self._payload[:fixed], num_envs, 0, 0)
+        self.num_finals = 0
+        self.num_episodes = 0
+
+    def kernel_arguments(self) -> tuple[np.ndarray, ...]:
+        """The arrays in the order `act_unroll` takes them."""
+        room, fixed = self._room, self._fixed
+        return (
+            fixed.observation,
+            fixed.action,
+            fixed.reward,
+            fixed.terminated,
+            fixed.truncated,
+            fixed.behavior_log_prob,
+            fixed.value,
+            room.final_t,
+            room.final_env,
+            room.final_observation,
+            room.final_value,
+            room.episode_t,
+            room.episode_env,
+            room.episode_return,
+            room.episode_length,
+        )
+
+    def seal(self, num_finals: int, num_episodes: int) -> memoryview:
+        """Put the tails behind the fixed part; returns the payload, valid until the next unroll."""
+        self.num_finals, self.num_episodes = num_finals, num_episodes
+        size = self._room.write_tails(self._payload, self.schema, num_finals, num_episodes)
+        return memoryview(self._payload)[:size]
+
+    def unroll(self) -> Unroll:
+        """The sealed unroll, as views of the payload."""
+        finals, episodes = self.num_finals, self.num_episodes
+        size = self.schema.size_bytes(self.num_envs, finals, episodes)
+        return Unroll.view(self.schema, self._payload[:size], self.num_envs, finals, episodes)
+
+
+class UnrollActor:
+    """N environments with a policy: each `act` is one unroll, one compiled call."""
+
+    def __init__(self, envs: Envs, network: NetworkSpec, schema: UnrollSchema) -> None:
+        self.envs = envs
+        self.buffer = UnrollBuffer(schema, envs.num_envs)
+        self._workspace = Workspace(network)
+        self._act_unroll = load_acting_kernels(envs.env, network, schema, envs.jit).act_unroll
+
+    def __repr__(self) -> str:
+        return f"UnrollActor({self.envs!r})"
+
+    def act(self, weights: np.ndarray, greedy: bool = False) -> memoryview:
+        """Act T steps with the flat vector `weights`; returns the payload, valid until the next call.
+
+        greedy: take the likeliest action instead of a sampled one.
+        """
+        workspace = self._workspace
+        finals, episodes = self._act_unroll(
+            *self.envs.kernel_arguments(),
+            weights,
+            workspace.packed,
+            workspace.scratch,
+            workspace.uniforms,
+            greedy,
+            *self.buffer.kernel_arguments(),
+        )
+        return self.buffer.seal(int(finals), int(episodes))
+
+
+def load_acting_kernels(
+    env: type[CompiledEnv], network: NetworkSpec, schema: UnrollSchema, jit: bool = True
+) -> Any:
+    """The functions of acting_kernel.py for one environment and network.
+
+    Raises EnvError where the network does not fit the environment.
+    """
+    if network.observation_shape != schema.observation_shape:
+        raise EnvError(
+            f"the network reads observations {network.observation_shape}, "
+            f"{env.__qualname__} gives {schema.observation_shape}"
+        )
+    env_kernels = load_env_kernels(env, jit)
+    bindings = env_bindings(env) | {
+        "step_one": env_kernels.step_one,
+        "observe_one": env_kernels.observe_one,
+        "next_episode": env_kernels.next_episode,
+        "ACTION_STREAM": philox.ACTION,
+        "HAS_VALUE": schema.has_value,
+    }
+
+    def examples(_kernels: Any) -> dict[str, tuple]:
+        envs = Envs(env, 2, 0, jit=jit)
+        weights = read_only(np.zeros(network.num_parameters, np.float32))
+        workspace = Workspace(network)
+        work = (workspace.packed, workspace.scratch)
+        buffer = UnrollBuffer(schema, 2)
+        observation, *_ = buffer.kernel_arguments()
+        return {
+            "act_unroll": (
+                *envs.kernel_arguments(),
+                weights,
+                *work,
+                workspace.uniforms,
+                True,
+                *buffer.kernel_arguments(),
+            ),
+            "evaluate": (
+                weights,
+                *work,
+                observation[0],
+                np.zeros((2, network.num_actions), np.float32),
+                np.zeros(2, np.float32),
+            ),
+        }
+
+    return kernels.load_kernels(TEMPLATE, bindings, examples, jit, preamble=policy_source(network))
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """The same memory, not writable: the form in which kernels take weights."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
