@@ -1,0 +1,68 @@
+"""`rollout config`: what would run, and where each value came from."""
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+from rollout.commands.arguments import AsJson, ExperimentFile, Overrides
+
+if TYPE_CHECKING:
+    from rollout.experiment import Resolved
+
+
+def config(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print the whole experiment, and where each value came from.
+
+    What it prints is an experiment file itself. Everything that is wrong with FILE is reported at
+    once, and nothing is started.
+
+    \b
+    Example:
+      rollout config configs/cartpole_ppo.toml fleet.num_actors=2
+    """
+    from rollout.experiment import resolve
+
+    resolved = resolve(file, overrides or ())
+    if as_json:
+        typer.echo(json.dumps(_as_json(resolved), indent=2))
+    else:
+        _show(resolved)
+
+
+def _as_json(resolved: "Resolved") -> dict[str, object]:
+    experiment = resolved.experiment
+    return {
+        "experiment": experiment.model_dump(mode="json"),
+        "sources": dict(resolved.sources),
+        "batch_size": experiment.batch_size,
+        "minibatch_size": experiment.minibatch_size,
+        "config_digest": experiment.config_digest,
+    }
+
+
+def _show(resolved: "Resolved") -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from rollout.experiment import resolved_toml
+
+    experiment = resolved.experiment
+    console = Console(highlight=False, soft_wrap=True)
+    for line in resolved_toml(experiment, resolved.sources).splitlines():
+        if line.startswith("["):
+            console.print(Text(line, style="bold"))
+        else:
+            value, mark, source = line.rpartition("  # ")
+            is_chosen = source != "default"
+            console.print(
+                Text.assemble(value, (mark + source, "cyan" if is_chosen else "dim")),
+            )
+    console.print(
+        Text(
+            f"\n# a batch: {experiment.batch_size:,} steps, "
+            f"{experiment.algorithm.num_minibatches} minibatches of "
+            f"{experiment.minibatch_size:,}\n# config_digest: {experiment.config_digest}",
+            style="dim",
+        )
+    )

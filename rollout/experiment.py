@@ -1,0 +1,353 @@
+"""What an experiment is, and how a file, overrides and this machine become one.
+
+Every table of an experiment file is one frozen model below. An `Experiment` made by
+`load_experiment`, `as_experiment` or `Experiment.from_dict` obeys all rules; each of them reports
+everything that is wrong at once.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import AfterValidator, Field, ValidationError
+
+from rollout.errors import ConfigError
+from rollout.experiment_errors import Wanted, problems_of, show_key, show_value
+from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
+from rollout.experiment_rules import MAX_UNROLL_LENGTH, broken_rules, resolve_params
+from rollout.learners.ppo_settings import PpoSettings
+from rollout.learners.settings import Kinds, Settings
+
+
+def usable_cores() -> int:
+    """Cores this process may use; a container or `taskset` may leave fewer than there are."""
+    return len(os.sched_getaffinity(0))
+
+
+class EnvSettings(Settings):
+    """The environments of the whole fleet."""
+
+    id: str = Field(
+        min_length=1,
+        description="the environment to train in",
+        examples=["CartPole-v1"],
+    )
+    num_envs: int = Field(
+        default=64,
+        ge=1,
+        le=2**24 - 1,  # payload offsets are 32-bit
+        description="environments of the whole fleet; actors share them out",
+    )
+    params: dict[str, float | int | bool] = Field(
+        default_factory=dict,
+        description="the environment's own numbers that never change in an episode",
+    )
+
+
+class FleetSettings(Settings):
+    """The actor processes, and what they send."""
+
+    num_actors: int = Field(
+        default_factory=usable_cores,
+        ge=1,
+        description="actor processes; left out, one per usable core of this machine",
+    )
+    unroll_length: int = Field(
+        default=64,
+        ge=1,
+        le=MAX_UNROLL_LENGTH,
+        description="steps of each environment in one unroll",
+    )
+    mode: Literal["lockstep"] = Field(
+        default="lockstep",
+        description="whether actors wait for the weights an unroll is meant to have",
+    )
+    policy_lag: int = Field(
+        default=1,
+        ge=0,
+        le=1,
+        description="versions the acting weights are behind; 1 overlaps acting and learning",
+    )
+    window: int = Field(
+        default=2, ge=1, le=4, description="unrolls an actor may have sent that are in no batch yet"
+    )
+    engine: Literal["local"] = Field(default="local", description="what starts the processes")
+
+
+class LearnerSettings(Settings):
+    """The process that updates weights."""
+
+    device: Annotated[str, Wanted('"auto", "cpu", "cuda" or "cuda:N"')] = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?)$",
+        description="where the update runs; auto takes a GPU if there is one",
+    )
+    num_threads: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="torch's threads for the update on a CPU; another number gives other bits",
+    )
+
+
+class MlpSettings(Settings):
+    """A multilayer perceptron for the policy, and another for the value."""
+
+    kind: Literal["mlp"] = Field(default="mlp", description="which network")
+    hidden_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=8192)], ...],
+        Field(strict=False),  # TOML has lists, no tuples
+    ] = Field(
+        default=(64, 64), min_length=1, max_length=16, description="units of each hidden layer"
+    )
+    activation: Literal["tanh", "relu"] = Field(
+        default="tanh", description="function after each hidden layer"
+    )
+
+
+class StopSettings(Settings):
+    """When a run ends: at the first condition that holds, checked after each update."""
+
+    env_steps: int | None = Field(
+        default=None, ge=1, le=2**63 - 1, description="steps trained on, over all environments"
+    )
+    episode_return: float | None = Field(
+        default=None, description="mean return of the last 100 episodes that is the goal"
+    )
+    wall_s: float | None = Field(
+        default=None, gt=0, description="seconds since the process started"
+    )
+
+
+class CheckpointSettings(Settings):
+    """When the run is saved; the end of a run always is."""
+
+    every_updates: int | None = Field(default=None, ge=1, description="updates between checkpoints")
+    every_minutes: float = Field(
+        default=10.0, gt=0, description="minutes between checkpoints, at most"
+    )
+    keep: int = Field(default=3, ge=1, description="newest checkpoints that are kept")
+
+
+NETWORK_KINDS = Kinds({"mlp": MlpSettings})
+ALGORITHM_KINDS = Kinds({"ppo": PpoSettings})
+
+
+def _check_name(name: str) -> str:
+    if name[:1] in ("", ".", "-", " ") or name != name.rstrip() or not name.isprintable():
+        raise ValueError("not a directory's name")
+    if "/" in name or len(name.encode()) > 100:  # runs/NAME-TIME must stay under 255 bytes
+        raise ValueError("not a directory's name")
+    return name
+
+
+class Experiment(Settings):
+    """One experiment: what is trained, in what, how, and until when."""
+
+    name: Annotated[
+        str,
+        AfterValidator(_check_name),
+        Wanted("text usable as a directory's name: no slash, no dot or dash first, ≤ 100 bytes"),
+    ] = Field(
+        default="experiment", description="begins the run directory's name; the file's, if left out"
+    )
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="begins all randomness of the run")
+    env: EnvSettings
+    fleet: FleetSettings = Field(default_factory=FleetSettings)
+    learner: LearnerSettings = Field(default_factory=LearnerSettings)
+    network: Annotated[MlpSettings, NETWORK_KINDS] = Field(default_factory=MlpSettings)
+    algorithm: Annotated[PpoSettings, ALGORITHM_KINDS] = Field(default_factory=PpoSettings)
+    stop: StopSettings
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any], overrides: Iterable[str] = ()) -> "Experiment":
+        """The experiment of nested tables, with `key=value` overrides. Raises ConfigError."""
+        return resolve(mapping, overrides).experiment
+
+    @property
+    def batch_size(self) -> int:
+        """Steps in one batch: one unroll of every environment."""
+        return self.env.num_envs * self.fleet.unroll_length
+
+    @property
+    def minibatch_size(self) -> int:
+        """Steps in one minibatch."""
+        return self.batch_size // self.algorithm.num_minibatches
+
+    @property
+    def config_digest(self) -> str:
+        """sha256 of all that the learning curve depends on, as hexadecimal digits.
+
+        Not of where and for how long it runs: name, fleet.num_actors, fleet.engine, checkpoint.*
+        and stop.*.
+        """
+        curve = self.model_dump(
+            mode="json",
+            exclude={
+                "name": True,
+                "fleet": {"num_actors", "engine"},
+                "checkpoint": True,
+                "stop": True,
+            },
+        )
+        canonical = json.dumps(curve, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+ExperimentSource = str | os.PathLike[str] | Mapping[str, Any] | Experiment
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An experiment, and for each of its dotted keys where the value came from.
+
+    sources: `default`, `file configs/x.toml`, `override`, `this machine's cores`, `the file's name`
+    or `the experiment given`.
+    """
+
+    experiment: Experiment
+    sources: Mapping[str, str]
+
+
+def load_experiment(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment of a TOML file, with `key=value` overrides. Raises ConfigError."""
+    return resolve(path, overrides).experiment
+
+
+def as_experiment(source: ExperimentSource, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment of a TOML file, of nested tables, or given as it is. Raises ConfigError."""
+    return resolve(source, overrides).experiment
+
+
+def resolve(source: ExperimentSource, overrides: Iterable[str] = ()) -> Resolved:
+    """Like `as_experiment`, with the source of every value."""
+    layers = _layers(source)
+    for text in [overrides] if isinstance(overrides, str) else overrides:
+        layers.put_override(text)
+    _put_num_actors(layers)
+    experiment, wrong, problems = _validate(layers)
+    problems = [*layers.problems, *problems, *broken_rules(experiment, wrong, layers)]
+    cause = None
+    if ("env", "id") not in wrong and ("env",) not in wrong:
+        experiment, env_problems, cause = _with_env_params(experiment, layers)
+        problems += env_problems
+    if problems:
+        raise ConfigError(problems) from cause
+    sources = {}
+    for path, _ in _leaves(experiment.model_dump()):
+        source_of_value = layers.sources.get(path)
+        sources[show_key(path)] = source_of_value.text if source_of_value else "default"
+    return Resolved(experiment, sources)
+
+
+def resolved_toml(experiment: Experiment, comments: Mapping[str, str] | None = None) -> str:
+    """An experiment file that loads back to an equal experiment; values that are off are left out.
+
+    comments: by dotted key, written behind the value.
+    """
+    rows: list[tuple[str, str]] = []
+    table: KeyPath = ()
+    for path, value in _leaves(experiment.model_dump()):
+        if value is None:
+            continue
+        if path[:-1] != table:
+            table = path[:-1]
+            rows += [("", ""), (f"[{show_key(table)}]", "")]
+        rows.append((_assignment(path[-1], value), (comments or {}).get(show_key(path), "")))
+    width = max(len(text) for text, comment in rows)
+    return "".join(
+        f"{text:{width}}  # {comment}\n" if comment else f"{text}\n" for text, comment in rows
+    )
+
+
+def _layers(source: ExperimentSource) -> Layers:
+    if isinstance(source, Experiment):
+        values = source.model_dump()
+        if "num_actors" not in source.fleet.model_fields_set:
+            del values["fleet"]["num_actors"]  # the default may be more than there are environments
+        return mapping_layers(values)
+    if isinstance(source, Mapping):
+        tables = {k: v.model_dump() if isinstance(v, Settings) else v for k, v in source.items()}
+        return mapping_layers(tables)
+    return read_file_layers(source)
+
+
+def _put_num_actors(layers: Layers) -> None:
+    """Without a number of actors: one per core, but none without an environment."""
+    env = layers.values.get("env")
+    num_envs = env.get("num_envs") if isinstance(env, dict) else None
+    if type(num_envs) is not int or num_envs < 1:
+        num_envs = EnvSettings.model_fields["num_envs"].default
+    source = Source(layers.main.label, "this machine's cores")
+    layers.put_missing(("fleet", "num_actors"), min(usable_cores(), num_envs), source)
+
+
+def _validate(layers: Layers) -> tuple[Experiment, set[KeyPath], list[str]]:
+    """The experiment with defaults for what is wrong; the paths of that; a message for each."""
+    for name in ("env", "stop"):
+        layers.values.setdefault(name, {})  # so that the missing key is named, not its table
+    wrong: set[KeyPath] = set()
+    messages: list[str] | None = None
+    while True:
+        try:
+            return Experiment.model_validate(layers.values), wrong, messages or []
+        except ValidationError as error:
+            problems = problems_of(error, Experiment, layers)
+        if messages is None:  # a later round meets only what putting defaults has brought about
+            messages = list(problems.values())
+        for path in problems:
+            if path[1:] == ("kind",):
+                path = path[:1]  # without its kind, a table's other keys mean nothing
+            wrong.add(path)
+            _put_default(layers, path)
+
+
+def _put_default(layers: Layers, path: KeyPath) -> None:
+    if path == ("env", "id"):
+        layers.put({"env": {"id": "?"}}, layers.main)
+    elif len(path) == 1 and path[0] in ("env", "stop"):
+        layers.values[path[0]] = {}
+    else:
+        layers.remove(path)
+
+
+def _with_env_params(
+    experiment: Experiment, layers: Layers
+) -> tuple[Experiment, list[str], Exception | None]:
+    """The experiment with all of its environment's params; messages; what caused one of them."""
+    from rollout.envs.errors import EnvError  # with Numba behind it: slow to import
+    from rollout.envs.registry import find_env
+
+    label, env_id = layers.source_of(("env", "id")).label, experiment.env.id
+    try:
+        env = find_env(env_id)
+    except EnvError as error:
+        return experiment, [f"{label}: {error}"], error
+    except Exception as error:  # whatever the author's module does when it is imported
+        message = f"{label}: environment {env_id!r}: importing it failed: {error!r}"
+        return experiment, [message], error
+    params, problems = resolve_params(env, experiment.env.params, layers)
+    settings = experiment.env.model_copy(update={"params": params})
+    return experiment.model_copy(update={"env": settings}), problems, None
+
+
+def _leaves(table: Mapping[str, Any], at: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every value that is not a table, by path; a table's own values before its tables."""
+    for key, value in sorted(table.items(), key=lambda item: isinstance(item[1], Mapping)):
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*at, key))
+        else:
+            yield (*at, key), value
+
+
+def _assignment(key: str, value: Any) -> str:
+    line = tomli_w.dumps({key: value}).strip()
+    if isinstance(value, list | tuple):  # tomli_w writes one element per line
+        items = ", ".join(show_value(item) for item in value)
+        line = f"{key} = [{items}]"
+    return line

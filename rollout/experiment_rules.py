@@ -1,0 +1,159 @@
+"""Rules that join several keys of an experiment, and the environment's own about its params."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rollout.experiment_errors import found, nearest, show_key, show_value
+from rollout.experiment_file import KeyPath, Layers
+
+if TYPE_CHECKING:
+    from rollout.envs.compiled_env import CompiledEnv
+    from rollout.experiment import Experiment
+
+# unroll_length travels in 16 bits of a message's header.
+MAX_UNROLL_LENGTH = 2**16 - 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """check(experiment, show) says what is wrong, or None; show(key) is `key=value`.
+
+    A rule is left out when one of its keys, or a key in its table, is wrong by itself.
+    """
+
+    keys: tuple[str, ...]
+    check: Callable[[Experiment, Callable[[str], str]], str | None]
+
+
+def broken_rules(
+    experiment: Experiment, wrong: Collection[KeyPath], layers: Layers
+) -> Iterator[str]:
+    """A message for every rule that does not hold. wrong: keys that were replaced by a default."""
+    for rule in RULES:
+        paths = [tuple(key.split(".")) for key in rule.keys]
+        if any(path[: len(w)] == w[: len(path)] for path in paths for w in wrong):
+            continue
+        sources = {layers.source_of(path) for path in paths if path in layers.sources}
+        label = sources.pop().label if len(sources) == 1 else layers.main.label
+        what = rule.check(
+            experiment, lambda key, label=label: _show(key, experiment, layers, label)
+        )
+        if what:
+            yield f"{label}: {what}"
+
+
+def _show(key: str, experiment: Experiment, layers: Layers, label: str) -> str:
+    """`key=value`, and where it came from if the message does not begin with that."""
+    value: Any = experiment
+    for name in key.split("."):
+        value = getattr(value, name)
+    source = layers.sources.get(tuple(key.split(".")))
+    origin = source.text.removeprefix("file ") if source else "default"
+    suffix = "" if source and source.label == label else f" ({origin})"
+    return f"{key}={show_value(value)}{suffix}"
+
+
+def _stops(experiment: Experiment, show: Callable[[str], str]) -> str | None:
+    stop = experiment.stop
+    if stop.env_steps is stop.episode_return is stop.wall_s is None:
+        return (
+            "no condition under [stop], the run would never end; "
+            "write env_steps, episode_return or wall_s there"
+        )
+    return None
+
+
+def _every_actor_has_an_environment(
+    experiment: Experiment, show: Callable[[str], str]
+) -> str | None:
+    if experiment.fleet.num_actors > experiment.env.num_envs:
+        return (
+            f"{show('fleet.num_actors')} is more than {show('env.num_envs')}, an actor would have "
+            f"no environment; try fleet.num_actors={experiment.env.num_envs}"
+        )
+    return None
+
+
+def _minibatches_divide_the_batch(experiment: Experiment, show: Callable[[str], str]) -> str | None:
+    num_envs, length = experiment.env.num_envs, experiment.fleet.unroll_length
+    parts = experiment.algorithm.num_minibatches
+    if experiment.batch_size % parts == 0:
+        return None
+    step = parts // math.gcd(parts, num_envs)  # lengths that fit are its multiples
+    fitting = max(step, (length + step // 2) // step * step)
+    if fitting <= MAX_UNROLL_LENGTH:
+        try_this = f"fleet.unroll_length={fitting}"
+    else:
+        try_this = f"algorithm.num_minibatches={math.gcd(experiment.batch_size, parts)}"
+    return (
+        f"{show('fleet.unroll_length')} × {show('env.num_envs')} is not a multiple of "
+        f"{show('algorithm.num_minibatches')}; try {try_this}"
+    )
+
+
+def _annealing_has_an_end(experiment: Experiment, show: Callable[[str], str]) -> str | None:
+    if experiment.algorithm.anneal_lr and experiment.stop.env_steps is None:
+        return (
+            f"{show('algorithm.anneal_lr')} needs stop.env_steps, where learning_rate reaches 0; "
+            "write env_steps under [stop], or leave anneal_lr out"
+        )
+    return None
+
+
+RULES = (
+    Rule(("stop",), _stops),
+    Rule(("fleet.num_actors", "env.num_envs"), _every_actor_has_an_environment),
+    Rule(
+        ("fleet.unroll_length", "env.num_envs", "algorithm.num_minibatches"),
+        _minibatches_divide_the_batch,
+    ),
+    Rule(("algorithm.anneal_lr", "stop.env_steps"), _annealing_has_an_end),
+)
+
+
+def resolve_params(
+    env: type[CompiledEnv], chosen: dict[str, float | int | bool], layers: Layers
+) -> tuple[dict[str, float | int | bool], list[str]]:
+    """All of an environment's params: those chosen, in the type of their default, and the rest.
+
+    Returns the params, and a message for each that the environment does not have or cannot hold.
+    """
+    params, problems = dict(env.params), []
+    for name, value in chosen.items():
+        path = ("env", "params", name)
+        label = layers.source_of(path).label
+        if name not in params:
+            known = nearest(path, [("env", "params", other) for other in env.params])
+            problems.append(f"{label}: unknown key {show_key(path)}; {known}")
+            continue
+        default = env.params[name]
+        fitting = _in_type_of(default, value)
+        if fitting is None:
+            problems.append(
+                f"{label}: {found(path, value, label)}wanted {_TYPES[type(default)]}; "
+                f"leave it out for the environment's default, {show_value(default)}"
+            )
+        else:
+            params[name] = fitting
+    return params, problems
+
+
+_TYPES = {bool: "true or false", int: "an integer of 64 bits", float: "a number"}
+
+
+def _in_type_of(
+    default: float | int | bool, value: float | int | bool
+) -> float | int | bool | None:
+    """The value as the default's type, or None if it would not be the same number."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return value if type(value) is type(default) else None
+    if isinstance(default, int):
+        return value if isinstance(value, int) and -(2**63) <= value < 2**63 else None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
