@@ -16,7 +16,7 @@ import tomli_w
 from pydantic import AfterValidator, Field, ValidationError
 
 from rollout.errors import ConfigError
-from rollout.experiment_errors import Wanted, problems_of, show_key, show_value
+from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
 from rollout.experiment_rules import MAX_UNROLL_LENGTH, broken_rules, resolve_params
 from rollout.learners.ppo_settings import PpoSettings
@@ -95,7 +95,7 @@ class LearnerSettings(Settings):
 
 
 class MlpSettings(Settings):
-    """A multilayer perceptron for the policy, and another for the value."""
+    """A multilayer perceptron for policy and value."""
 
     kind: Literal["mlp"] = Field(default="mlp", description="which network")
     hidden_sizes: Annotated[
@@ -106,6 +106,9 @@ class MlpSettings(Settings):
     )
     activation: Literal["tanh", "relu"] = Field(
         default="tanh", description="function after each hidden layer"
+    )
+    value_network: Literal["shared", "separate"] = Field(
+        default="shared", description="whether the value has hidden layers of its own"
     )
 
 
@@ -301,7 +304,7 @@ def _validate(layers: Layers) -> tuple[Experiment, set[KeyPath], list[str]]:
         if messages is None:  # a later round meets only what putting defaults has brought about
             messages = list(problems.values())
         for path in problems:
-            if path[1:] == ("kind",):
+            if path[1:] == ("kind",) and Key(Experiment, path[0]).kinds:
                 path = path[:1]  # without its kind, a table's other keys mean nothing
             wrong.add(path)
             _put_default(layers, path)

@@ -140,12 +140,12 @@ def _read_chain(main: str) -> list[tuple[str, dict[str, Any]]]:
     seen = set()
     shown, because = main, ""
     while True:
+        table = _read_toml(shown, because)
         real = os.path.realpath(shown)
         if real in seen:
             circle = " extends ".join([*(name for name, _ in chain), shown])
             raise ConfigError(f"{main}: a circle: {circle}; remove one extends")
         seen.add(real)
-        table = _read_toml(shown, because)
         base = table.pop("extends", None)
         chain.append((shown, table))
         if base is None:
@@ -206,7 +206,7 @@ def _neighbours(shown: str) -> str:
     found = {
         file.name: str(file) for place in (folder, Path("configs")) for file in _toml_in(place)
     }
-    for name in difflib.get_close_matches(Path(shown).name, found, n=1):
+    for name in difflib.get_close_matches(Path(shown).stem, found, n=1):
         return f"did you mean {found[name]}?"
     if not found:
         return f"there is no experiment file in {folder}{os.sep}"
