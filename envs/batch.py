@@ -1,6 +1,7 @@
 """N environments as one array of records, stepped by compiled loops."""
 
 import dis
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,7 @@ def action_dtype(env: type[CompiledEnv]) -> np.dtype:
     return np.dtype(np.int32)
 
 
+@functools.cache
 def load_env_kernels(env: type[CompiledEnv], jit: bool = True):
     """The functions of batch_kernel.py for one environment."""
     from rollout.envs import kernels  # loads Numba, which who only names environments can spare

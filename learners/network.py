@@ -12,8 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from rollout.learners import draws
-
 Activation = Literal["tanh", "relu", "identity"]
 
 OBSERVATION = (
@@ -143,6 +141,8 @@ def make_mlp(
 
 def initial_parameters(spec: NetworkSpec, seed: int) -> np.ndarray:
     """A flat float32 vector [P] with orthogonal weights (Saxe et al. 2014) and zero biases."""
+    from rollout.learners import draws  # host agents, which read specifications, can spare it
+
     flat = np.zeros(spec.num_parameters, np.float32)
     for number, layer in enumerate(spec.layers):
         weight = spec.parameter(f"{layer.name}.weight").view(flat)

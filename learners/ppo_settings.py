@@ -1,6 +1,6 @@
 """PPO's settings: the table `[algorithm]` with `kind = "ppo"`. Without torch."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from rollout.learners.settings import Settings
 
 class PpoSettings(Settings):
     """PPO (Schulman et al. 2017), by the names and with the defaults CleanRL's users know."""
+
+    needs_value: ClassVar[bool] = True  # of the actors, for every observation
 
     kind: Literal["ppo"] = Field(default="ppo", description="which algorithm")
     learning_rate: float = Field(default=2.5e-4, gt=0, description="Adam's step size")

@@ -1,5 +1,6 @@
 """Acting in one process: environments and a policy, an unroll per call."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,10 @@ from rollout.envs.errors import EnvError
 
 from rollout.learners.network import NetworkSpec
 from rollout.learners.unroll import Unroll, UnrollSchema
+from rollout.shapes import make_schema  # noqa: F401
 from rollout.policy_kernel import BLOCK, num_packed, num_scratch, policy_source
 
 TEMPLATE = Path(__file__).parent / "acting_kernel.py"
-
-
-def make_schema(env: type[CompiledEnv], unroll_length: int, has_value: bool) -> UnrollSchema:
-    """What the unrolls of an environment look like."""
-    space = env.observation_space
-    assert space.shape is not None and space.dtype is not None
-    return UnrollSchema(
-        unroll_length=unroll_length,
-        observation_shape=space.shape,
-        observation_dtype=np.dtype(space.dtype).str,
-        action_shape=(),
-        action_dtype=action_dtype(env).str,
-        has_value=has_value,
-    )
 
 
 class Workspace:
@@ -121,6 +109,7 @@ class UnrollActor:
         return self.buffer.seal(int(finals), int(episodes))
 
 
+@functools.cache
 def load_acting_kernels(
     env: type[CompiledEnv], network: NetworkSpec, schema: UnrollSchema, jit: bool = True
 ) -> Any:

@@ -1,0 +1,38 @@
+"""An actor: waits for credit and weights, acts an unroll, sends it; again and again."""
+
+import itertools
+
+from rollout.acting import UnrollActor
+from rollout.envs.batch import Envs
+from rollout.envs.registry import find_env
+from rollout.host_memory import HostPage, WeightsFiles
+from rollout.outbox import Outbox, Stopwatch
+from rollout.plan import HostPlan
+
+
+def run_actor(plan: HostPlan, page: HostPage, files: WeightsFiles, actor: int, incarnation: int):
+    """Act until killed. In lockstep: unroll u with weights max(0, u - policy_lag).
+
+    Waiting for credit or weights blocks in the kernel. The environments are this actor's share; the
+    unroll is one compiled call (acting_kernel.act_unroll).
+    """
+    first_env, num_envs = plan.share_of(actor)
+    envs = Envs(
+        find_env(plan.env_id), num_envs, plan.seed, first_env=first_env, params=plan.env_params
+    )
+    acting = UnrollActor(envs, plan.network, plan.schema)
+    outbox = Outbox(plan, actor, incarnation)
+    first_unroll = outbox.wait_welcome()
+    stopwatch = Stopwatch()
+    for unroll_index in itertools.count(first_unroll):
+        outbox.wait_credit()
+        stopwatch.lap("wait_credit")
+        version = plan.weights_version_for(unroll_index)
+        page.wait_version(version)
+        weights = files.map(version)
+        stopwatch.lap("wait_weights")
+        payload = acting.act(weights)
+        stopwatch.lap("act")
+        buffer = acting.buffer
+        page.produced[actor] += 1
+        outbox.send(payload, unroll_index, buffer.num_finals, buffer.num_episodes, stopwatch)

@@ -1,0 +1,181 @@
+"""Builds a run: from an experiment to the sockets, directories and processes that it consists of.
+
+                      ┌─ rollout-learner: this process ─┐
+    actors ─ unrolls ─┤ ROUTER unrolls                  │
+    agent ── control ─┤ ROUTER control ── pipe ─────────┼─ rollout-host ─ rollout-templ ─ rollout-actor …
+                      └─────────────────────────────────┘
+"""
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import zmq
+
+from rollout import host, processes
+from rollout.envs.registry import find_env
+from rollout.errors import OperatorError
+from rollout.experiment import Experiment
+from rollout.host_memory import shared_memory_directory
+from rollout.outbox import HEARTBEAT_MS
+from rollout.plan import HostPlan, share_of, write_record
+from rollout.shapes import make_network, make_schema
+from rollout.wire import HEADER_BYTES
+
+LONGEST_IPC_PATH = 107  # bytes; the kernel's sockaddr_un has no room for more
+SPARE_FILES = 64  # descriptors a learner needs besides one per actor
+LONGEST_CONTROL_MESSAGE = 1 << 20  # bytes; the list of counts of 100,000 actors fits
+END_S = 5.0  # for the agent to end everything, after which the kernel does
+
+
+def make_plan(experiment: Experiment) -> HostPlan:
+    """What the experiment means for a host; makes the run's directories (0700)."""
+    env = find_env(experiment.env.id)
+    network = make_network(experiment.network, env)
+    fleet = experiment.fleet
+    run = secrets.token_bytes(16)
+    _check_open_files(fleet.num_actors)
+    _check_shared_memory(4 * network.num_parameters, fleet.policy_lag)
+    with contextlib.ExitStack() as undo:
+        sockets = _make_directory(_socket_directory(), run, undo)
+        memory = _make_directory(shared_memory_directory(), run, undo)
+        if len(os.fsencode(sockets / "unrolls")) > LONGEST_IPC_PATH:
+            raise OperatorError(
+                f"socket path {sockets}/unrolls is longer than {LONGEST_IPC_PATH} bytes; "
+                "set TMPDIR or XDG_RUNTIME_DIR to a shorter one"
+            )
+        undo.pop_all()
+    return HostPlan(
+        run=run,
+        socket_directory=str(sockets),
+        memory_directory=str(memory),
+        import_path=os.getcwd(),
+        env_id=experiment.env.id,
+        env_params=dict(experiment.env.params),
+        seed=experiment.seed,
+        num_envs=experiment.env.num_envs,
+        num_actors=fleet.num_actors,
+        policy_lag=fleet.policy_lag,
+        window=fleet.window,
+        network=network,
+        schema=make_schema(env, fleet.unroll_length, experiment.algorithm.needs_value),
+    )
+
+
+class Cluster:
+    """A run's sockets and its host agent, from the start of the agent until `close`."""
+
+    def __init__(self, plan: HostPlan, log: Path) -> None:
+        """log: where agent, template and actors write what goes wrong."""
+        self.plan = plan
+        self._context = zmq.Context()
+        largest_share = share_of(0, plan.num_actors, plan.num_envs)[1]
+        longest = max(plan.schema.max_size_bytes(largest_share), HEADER_BYTES)
+        try:
+            self.unrolls = self._bind(plan.unroll_endpoint, longest)
+            self.control = self._bind(plan.control_endpoint, LONGEST_CONTROL_MESSAGE)
+            self._agent = self._start_agent(log)
+        except BaseException:
+            self._context.destroy(linger=0)
+            host.remove_run(plan)
+            raise
+        self.agent_end = os.pidfd_open(self._agent.pid)
+
+    def __repr__(self) -> str:
+        return f"Cluster({self.plan.num_actors} actors, agent {self._agent.pid})"
+
+    def close(self) -> None:
+        """End every process of the run and remove its files; returns when that is done."""
+        assert self._agent.stdin is not None
+        with contextlib.suppress(OSError):
+            self._agent.stdin.close()
+        try:
+            self._agent.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._agent.kill()
+            self._agent.wait()
+        os.close(self.agent_end)
+        self._context.destroy(linger=0)
+        host.remove_run(self.plan)  # the agent does, unless it was killed
+
+    def _bind(self, endpoint: str, longest: int) -> zmq.Socket:
+        socket = self._context.socket(zmq.ROUTER)
+        options = {
+            zmq.LINGER: 0,
+            zmq.ROUTER_MANDATORY: 1,
+            zmq.MAXMSGSIZE: longest,
+            zmq.BACKLOG: 4096,
+            zmq.RCVHWM: self.plan.window + 1,
+            zmq.SNDHWM: 0,  # replies are small, and bounded by what was sent
+            zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+        }
+        for option, value in options.items():
+            socket.set(option, value)
+        socket.bind(endpoint)
+        return socket
+
+    def _start_agent(self, log: Path) -> subprocess.Popen[bytes]:
+        with open(log, "ab") as file:
+            agent = subprocess.Popen(
+                [sys.executable, "-P", "-m", "rollout.host"],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                # A session of its own: Ctrl-C, or a kill of the whole process group, reaches only
+                # the learner, and the agent lives to tidy up.
+                start_new_session=True,
+            )
+        assert agent.stdin is not None
+        write_record(agent.stdin.fileno(), self.plan)
+        return agent
+
+
+def _socket_directory() -> Path:
+    chosen = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(chosen) if chosen and os.access(chosen, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _make_directory(parent: Path, run: bytes, undo: contextlib.ExitStack) -> Path:
+    directory = parent / f"rollout-{run.hex()[:12]}"
+    try:
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise OperatorError(
+            f"cannot make {directory}: {error.strerror}; "
+            "XDG_RUNTIME_DIR, TMPDIR and ROLLOUT_SHM_DIR say where such directories go"
+        ) from error
+    undo.callback(directory.rmdir)
+    return directory
+
+
+def _check_open_files(num_actors: int) -> None:
+    limit = processes.raise_open_files_limit()
+    needed = num_actors + SPARE_FILES
+    if limit < needed:
+        raise OperatorError(
+            f"fleet.num_actors={num_actors} needs {needed} open files, this process may have "
+            f"{limit}; raise the hard limit (ulimit -Hn) or set fleet.num_actors={limit - SPARE_FILES}"
+            if limit > SPARE_FILES
+            else f"this process may have {limit} open files; raise the hard limit (ulimit -Hn)"
+        )
+
+
+def _check_shared_memory(weights_bytes: int, policy_lag: int) -> None:
+    directory = shared_memory_directory()
+    needed = (policy_lag + 3) * (weights_bytes + 4096)  # versions in use, one being written, a page
+    try:
+        status = os.statvfs(directory)
+    except OSError as error:
+        raise OperatorError(
+            f"{directory}: {error.strerror}; set ROLLOUT_SHM_DIR to a tmpfs"
+        ) from error
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise OperatorError(
+            f"{directory} has {free} bytes free, the weights need {needed}; "
+            "free some space there or set ROLLOUT_SHM_DIR to another tmpfs"
+        )

@@ -1,0 +1,121 @@
+"""What the learner decides about each message that arrives, without any socket.
+
+Delivery is at least once and in order per actor; the effect is exactly once: an unroll is accepted
+when it is the next of its actor's present life, and refused, by name, in every other case.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import IntEnum
+
+from rollout.learners.unroll import UnrollSchema
+from rollout.plan import share_of
+from rollout.wire import Header, Kind, routing_id
+
+
+class Verdict(IntEnum):
+    """What is done with a message. Only ACCEPTED changes anything."""
+
+    ACCEPTED = 0
+    DUPLICATE = 1  # has been accepted before: acknowledge it again
+    OUT_OF_ORDER = 2  # one before it is missing
+    FOREIGN_RUN = 3
+    MALFORMED = 4  # no message of ours, or one whose numbers cannot be
+    STALE_INCARNATION = 5  # from a former life of this actor
+    WRONG_SCHEMA = 6  # its unrolls would look different from ours
+
+
+@dataclass
+class ActorState:
+    """What the learner knows of one actor. next_sequence: of the unroll that may come next."""
+
+    incarnation: int
+    next_sequence: int = 0
+    first_unroll: int = 0
+
+
+@dataclass(frozen=True)
+class InboxStatistics:
+    """Messages by verdict, and actors that have said hello."""
+
+    verdicts: dict[str, int]
+    num_actors: int
+
+
+class Inbox:
+    """Judges every message of a run in lockstep."""
+
+    def __init__(
+        self, run: bytes, schema: UnrollSchema, num_envs: int, num_actors: int, policy_lag: int
+    ) -> None:
+        self.run = run
+        self.schema = schema
+        self.num_envs = num_envs
+        self.num_actors = num_actors
+        self.policy_lag = policy_lag
+        self.actors: dict[int, ActorState] = {}
+        self._verdicts: Counter[Verdict] = Counter()
+
+    def __repr__(self) -> str:
+        return f"Inbox({len(self.actors)} of {self.num_actors} actors, {dict(self._verdicts)})"
+
+    def statistics(self) -> InboxStatistics:
+        counts = {verdict.name.lower(): count for verdict, count in self._verdicts.items()}
+        return InboxStatistics(counts, len(self.actors))
+
+    def judge(self, header: Header, sender: bytes, payload: memoryview | bytes) -> Verdict:
+        """The verdict on a message that `wire.decode_header` could read.
+
+        sender: the routing id it came under, which must be the header's actor and incarnation.
+        """
+        return self.count(self._judge(header, sender, payload))
+
+    def count(self, verdict: Verdict) -> Verdict:
+        """Count a verdict that was reached before there was a header."""
+        self._verdicts[verdict] += 1
+        return verdict
+
+    def _judge(self, header: Header, sender: bytes, payload: memoryview | bytes) -> Verdict:
+        if header.run != self.run:
+            return Verdict.FOREIGN_RUN
+        if header.actor >= self.num_actors or sender != routing_id(
+            header.actor, header.incarnation
+        ):
+            return Verdict.MALFORMED
+        known = self.actors.get(header.actor)
+        if known is not None and header.incarnation < known.incarnation:
+            return Verdict.STALE_INCARNATION
+        if header.kind == Kind.HELLO:
+            return self._judge_hello(header, payload)
+        if header.kind != Kind.UNROLL or known is None or header.incarnation != known.incarnation:
+            return Verdict.MALFORMED
+        if not self._has_possible_numbers(header, len(payload), known):
+            return Verdict.MALFORMED
+        if header.sequence < known.next_sequence:
+            return Verdict.DUPLICATE
+        if header.sequence > known.next_sequence:
+            return Verdict.OUT_OF_ORDER
+        known.next_sequence += 1
+        return Verdict.ACCEPTED
+
+    def _judge_hello(self, header: Header, payload: memoryview | bytes) -> Verdict:
+        if bytes(payload) != self.schema.digest:
+            return Verdict.WRONG_SCHEMA
+        known = self.actors.get(header.actor)
+        if known is not None and known.incarnation == header.incarnation:
+            return Verdict.DUPLICATE
+        self.actors[header.actor] = ActorState(header.incarnation)
+        return Verdict.ACCEPTED
+
+    def _has_possible_numbers(self, header: Header, num_bytes: int, known: ActorState) -> bool:
+        share = share_of(header.actor, self.num_actors, self.num_envs)
+        longest = self.schema.unroll_length * share[1]
+        return (
+            (header.first_env, header.num_envs) == share
+            and header.num_finals <= longest
+            and header.num_episodes <= longest
+            and header.unroll_index == known.first_unroll + header.sequence
+            and header.weights_version == max(0, header.unroll_index - self.policy_lag)
+            and num_bytes
+            == self.schema.size_bytes(header.num_envs, header.num_finals, header.num_episodes)
+        )

@@ -1,0 +1,81 @@
+"""What Linux offers about processes and Python does not: names, death signals, futexes, limits."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import resource
+import signal
+import time
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+SYS_FUTEX = {"x86_64": 202, "aarch64": 98}[platform.machine()]
+FUTEX_WAIT, FUTEX_WAKE = 0, 1
+EVERYONE = 2**31 - 1
+
+# One thread each: a process per core is the parallelism, and only a single-threaded process may fork.
+# One malloc arena: a second one costs each actor another few hundred kilobytes.
+SINGLE_THREAD_ENVIRONMENT = {
+    name: "1"
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "MALLOC_ARENA_MAX",
+    )
+}
+
+
+def set_name(name: str) -> None:
+    """Rename this process; `/proc/PID/comm` shows the first 15 bytes."""
+    _libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends.
+
+    parent: the pid expected of the parent; if it is gone already, this process ends here.
+    """
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C to the learner, which decides for the whole run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def num_threads() -> int:
+    """Threads of this process."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def raise_open_files_limit() -> int:
+    """Raise the limit on file descriptors as far as allowed; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def seconds_since_start() -> float:
+    """Wall seconds since this process was started by the kernel."""
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5), after the boot
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+def futex_wait(word: ctypes.c_uint32, value: int) -> None:
+    """Sleep in the kernel while `word` is `value`; may return early, so callers look again."""
+    _libc.syscall(SYS_FUTEX, ctypes.byref(word), FUTEX_WAIT, ctypes.c_uint32(value), None)
+
+
+def futex_wake_all(word: ctypes.c_uint32) -> None:
+    """Wake every process that sleeps on `word`, in whichever process it is mapped."""
+    _libc.syscall(SYS_FUTEX, ctypes.byref(word), FUTEX_WAKE, EVERYONE)

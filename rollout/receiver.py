@@ -1,0 +1,327 @@
+"""The learner's end of the stream: a thread that receives while the learner trains.
+
+It owns both sockets. Unrolls go through the inbox's verdict into the open batches; full batches go to
+the learner; weights go from the learner to the host agents, which announce and pull decouple. What
+happened is told to the learner as events, in one queue.
+"""
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import zmq
+
+from rollout import control
+from rollout.cluster import Cluster
+from rollout.errors import RunFailed
+from rollout.inbox import Inbox, Verdict
+from rollout.learners.unroll import Batch, Unroll
+from rollout.wire import (
+    Answer,
+    Header,
+    Kind,
+    Malformed,
+    Reply,
+    decode_header,
+    encode_reply,
+)
+
+
+@dataclass(frozen=True)
+class BatchReady:
+    """A sealed batch. times_us: the actors' summed time by activity, for this batch."""
+
+    unroll_index: int
+    batch: Batch
+    times_us: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PhaseChanged:
+    """The fleet is a step further on its way to the first unroll."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class FleetFailed:
+    """The run cannot go on."""
+
+    error: RunFailed
+
+
+@dataclass(frozen=True)
+class FleetStopped:
+    """All actors have ended. produced: unrolls by actor."""
+
+    produced: list[int]
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """Ctrl-C or SIGTERM."""
+
+    signal_number: int
+
+
+Event = BatchReady | PhaseChanged | FleetFailed | FleetStopped | Interrupted
+
+
+@dataclass
+class OpenBatch:
+    """A batch that unrolls are being put into."""
+
+    batch: Batch
+    times_us: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReceiverStatistics:
+    """Counts since the start. unrolls_put: accepted and in a batch."""
+
+    unrolls_put: int
+    bytes_put: int
+    verdicts: dict[str, int]
+    num_actors_alive: int
+
+
+class Receiver:
+    """Receives for one run. `events` is the learner's to read; the methods are the learner's to call.
+
+    batches: at least two, so that one fills while another is trained on.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        inbox: Inbox,
+        batches: Sequence[Batch],
+        events: "queue.SimpleQueue[Event]",
+    ) -> None:
+        self.events = events
+        self._cluster = cluster
+        self._plan = cluster.plan
+        self._inbox = inbox
+        self._free = list(batches)
+        self._open: dict[int, OpenBatch] = {}
+        self._next_batch = 0
+        # Accepted, but their batch is not free yet: at most `window` per actor, not acknowledged.
+        self._waiting: list[tuple[bytes, Header, bytes]] = []
+        self._versions: dict[int, bytes] = {}
+        self._agents: set[bytes] = set()
+        self._alive: set[int] = set()
+        self._errors: dict[int, str] = {}
+        self._is_stopping = False
+        self._num_put = 0
+        self._bytes_put = 0
+        self._requests: queue.SimpleQueue = queue.SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"Receiver({self._num_put} unrolls, {len(self._alive)} actors alive)"
+
+    def statistics(self) -> ReceiverStatistics:
+        return ReceiverStatistics(
+            self._num_put, self._bytes_put, self._inbox.statistics().verdicts, len(self._alive)
+        )
+
+    # What the learner asks for
+
+    def publish(self, version: int, weights: bytes) -> None:
+        """Let the fleet have these weights (float32, flat)."""
+        self._request(self._announce, version, weights)
+
+    def recycle(self, batch: Batch) -> None:
+        """Give a batch back to be filled again."""
+        self._request(self._reuse, batch)
+
+    def stop_fleet(self) -> None:
+        """End the actors; FleetStopped (or FleetFailed) follows."""
+        self._request(self._stop)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._request(None)
+        self._thread.join()
+        os.close(self._wake)
+
+    def _request(self, action, *arguments) -> None:
+        self._requests.put((action, arguments))
+        os.eventfd_write(self._wake, 1)
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            self.events.put(FleetFailed(RunFailed(f"the receiver failed: {error!r}")))
+            raise
+
+    def _serve(self) -> None:
+        unrolls, messages = self._cluster.unrolls, self._cluster.control
+        poller = zmq.Poller()
+        for source in (unrolls, messages, self._wake, self._cluster.agent_end):
+            poller.register(source, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+                while not self._requests.empty():
+                    action, arguments = self._requests.get()
+                    if action is None:
+                        return
+                    action(*arguments)
+            if messages in ready:
+                sender, *frames = messages.recv_multipart()
+                self._on_message(sender, frames)
+            if unrolls in ready:
+                self._on_unroll(unrolls.recv_multipart(copy=False))
+            if self._cluster.agent_end in ready:
+                poller.unregister(self._cluster.agent_end)
+                self._fail("the host agent process ended, and its actors with it; see run.log")
+
+    def _fail(self, reason: str) -> None:
+        if not self._is_stopping:
+            self.events.put(FleetFailed(RunFailed(reason)))
+
+    # Unrolls
+
+    def _on_unroll(self, frames: list[zmq.Frame]) -> None:
+        sender, *parts = frames
+        sender = sender.bytes
+        verdict = Verdict.MALFORMED
+        try:
+            if len(parts) != 2:
+                raise Malformed(f"{len(parts)} frames, wanted 2")
+            payload = parts[1].buffer
+            header = decode_header(parts[0].buffer, payload)
+            verdict = self._inbox.judge(header, sender, payload)
+        except Malformed:
+            self._inbox.count(verdict)
+            return
+        if verdict == Verdict.ACCEPTED and header.kind == Kind.UNROLL:
+            self._put(sender, header, payload)
+        elif verdict == Verdict.ACCEPTED or (
+            verdict == Verdict.DUPLICATE and header.kind == Kind.HELLO
+        ):
+            self._reply(sender, Answer.WELCOME, self._inbox.actors[header.actor].first_unroll)
+        elif verdict == Verdict.DUPLICATE:
+            self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
+        else:
+            self._reply(sender, Answer.REFUSED, verdict)
+
+    def _put(self, sender: bytes, header: Header, payload: memoryview | bytes) -> None:
+        target = self._open_batch(header.unroll_index)
+        if target is None:
+            self._waiting.append((sender, header, bytes(payload)))
+            return
+        unroll = Unroll.view(
+            self._plan.schema, payload, header.num_envs, header.num_finals, header.num_episodes
+        )
+        target.batch.put(unroll, header.first_env, header.weights_version)
+        self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
+        self._num_put += 1
+        self._bytes_put += len(payload)
+        for name in ("act_us", "wait_weights_us", "wait_credit_us"):
+            target.times_us[name] = target.times_us.get(name, 0) + getattr(header, name)
+        while (ready := self._open.get(self._next_batch)) and ready.batch.is_full:
+            ready.batch.seal()
+            del self._open[self._next_batch]
+            self.events.put(BatchReady(self._next_batch, ready.batch, ready.times_us))
+            self._next_batch += 1
+
+    def _open_batch(self, unroll_index: int) -> OpenBatch | None:
+        if unroll_index not in self._open:
+            # The one that is due next must not be kept out by a later one.
+            is_room = len(self._free) > (unroll_index != self._next_batch and not self._open)
+            if not is_room:
+                return None
+            self._open[unroll_index] = OpenBatch(self._free.pop())
+        return self._open[unroll_index]
+
+    def _reuse(self, batch: Batch) -> None:
+        batch.clear()
+        self._free.append(batch)
+        waiting, self._waiting = self._waiting, []
+        for sender, header, payload in waiting:
+            self._put(sender, header, payload)
+
+    def _reply(self, receiver: bytes, answer: Answer, number: int) -> None:
+        reply = encode_reply(Reply(answer, self._plan.run, number))
+        try:
+            self._cluster.unrolls.send_multipart((receiver, reply))
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:  # it is gone; its end is told by its host
+                raise
+
+    # Weights and the host agents
+
+    def _announce(self, version: int, weights: bytes) -> None:
+        self._versions[version] = weights
+        # One machine: its agent has pulled every version but the newest when an unroll of
+        # version - policy_lag is in a batch; two more are kept than can be asked for.
+        self._versions.pop(version - self._plan.policy_lag - 3, None)
+        for agent in self._agents:
+            self._tell_version(agent, version)
+
+    def _tell_version(self, agent: bytes, version: int) -> None:
+        weights = self._versions[version]
+        digest = hashlib.sha256(weights).digest()
+        self._tell(agent, control.Announce(version, len(weights), digest))
+
+    def _tell(self, agent: bytes, message: control.ToAgent, *frames: bytes) -> None:
+        try:
+            self._cluster.control.send_multipart((agent, control.encode(message), *frames))
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+
+    def _on_message(self, agent: bytes, frames: list[bytes]) -> None:
+        message = control.decode_to_learner(frames[0])
+        match message:
+            case control.Hello() if message.run == self._plan.run:
+                self._agents.add(agent)
+                for version in sorted(self._versions):
+                    self._tell_version(agent, version)
+            case control.Pull():
+                self._tell(agent, control.Weights(message.version), self._versions[message.version])
+            case control.Ready():
+                self.events.put(PhaseChanged(f"compiled in {message.compile_s:.1f} s; forking actors"))
+            case control.ActorStarted():
+                self._alive.add(message.actor)
+            case control.ActorError():
+                self._errors.setdefault(message.actor, message.error)
+                if message.actor < 0:
+                    self._fail(f"the environment could not be prepared: {message.error}")
+            case control.ActorExited():
+                self._on_actor_exit(message)
+            case control.Failed():
+                self._fail(message.reason)
+            case control.Stopped():
+                self.events.put(FleetStopped(message.produced))
+
+    def _on_actor_exit(self, message: control.ActorExited) -> None:
+        self._alive.discard(message.actor)
+        how = (
+            f"was killed by signal {-message.status}"
+            if message.status < 0
+            else f"ended with status {message.status}"
+        )
+        why = self._errors.get(message.actor)
+        self._fail(
+            f"actor {message.actor} (process {message.pid}) {how}"
+            + (f": {why}" if why else "; run.log may say more")
+        )
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+        for agent in self._agents:
+            self._tell(agent, control.Stop())
+        if not self._agents:
+            self.events.put(FleetStopped([0] * self._plan.num_actors))

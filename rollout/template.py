@@ -1,0 +1,137 @@
+"""The template: a process that imports and compiles once, and forks actors that have it all.
+
+A forked actor costs a few megabytes and a millisecond instead of a hundred megabytes and a second.
+Only a single-threaded process may fork safely, so the template stays one; and only a parent can
+reap, so it also tells the host agent which actors ended, and how. Started by the host agent as
+`python -P -m rollout.template`, with the plan on standard input and its reports on standard output.
+"""
+
+import gc
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from rollout import control, processes
+from rollout.plan import HostPlan, read_record, write_record
+
+ERROR_CHARACTERS = 3000  # with its header this stays below what a pipe writes in one piece
+
+
+def main() -> None:
+    processes.set_name("rollout-templ")
+    processes.die_with_parent(int(sys.argv[1]))
+    processes.ignore_interrupts()
+    commands = sys.stdin.fileno()
+    reports = os.dup(1)
+    os.dup2(2, 1)  # whatever an environment prints goes to the log
+    plan = read_record(commands, HostPlan)
+    if plan is not None:
+        try:
+            template = Template(plan, reports)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+            traceback.print_exc()
+            write_record(reports, control.ActorError(-1, text))
+            return
+        template.run(commands)
+
+
+class Template:
+    """Forks and reaps the actors of one host."""
+
+    def __init__(self, plan: HostPlan, reports: int) -> None:
+        started = time.perf_counter()
+        self._plan = plan
+        self._reports = reports
+        self._pids: dict[int, int] = {}
+        # Imported here, before what is forked, and after the plan is read: it takes most of a second.
+        from rollout import acting, actor
+        from rollout.envs.registry import find_env
+        from rollout.host_memory import HostPage, WeightsFiles
+
+        sys.path.insert(0, plan.import_path)  # behind our own imports, so that it cannot shadow them
+        acting.load_acting_kernels(find_env(plan.env_id), plan.network, plan.schema)
+        self._run_actor = actor.run_actor
+        memory = Path(plan.memory_directory)
+        self._page = HostPage(memory / "page", plan.num_actors)
+        self._files = WeightsFiles(memory)
+        gc.collect()
+        gc.freeze()
+        if processes.num_threads() != 1:
+            raise RuntimeError(
+                f"importing environment {plan.env_id!r} started threads; "
+                "a process with threads cannot be forked"
+            )
+        write_record(reports, control.Ready(time.perf_counter() - started))
+
+    def run(self, commands: int) -> None:
+        """Obey until the agent closes the pipe; then no actor is left."""
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(commands, select.POLLIN)
+        poll.register(wake_read, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+                self._reap()
+            if commands in ready:
+                command = read_record(commands, control.Fork)
+                if command is None:
+                    self._end_actors()
+                    return
+                for actor in range(command.first, command.first + command.count):
+                    self._fork(actor, command.incarnation)
+
+    def _fork(self, actor: int, incarnation: int) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._be_actor(actor, incarnation, parent)
+        self._pids[pid] = actor
+        write_record(self._reports, control.ActorStarted(actor, pid))
+
+    def _end_actors(self) -> None:
+        for pid in self._pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._pids:
+            os.waitpid(pid, 0)
+
+    def _be_actor(self, actor: int, incarnation: int, parent: int) -> NoReturn:
+        try:
+            processes.die_with_parent(parent)
+            processes.set_name("rollout-actor")
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._run_actor(self._plan, self._page, self._files, actor, incarnation)
+        except BaseException as error:
+            traceback.print_exc()
+            text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+            write_record(self._reports, control.ActorError(actor, text))
+        finally:
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            actor = self._pids.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            write_record(self._reports, control.ActorExited(actor, pid, code))
+
+
+if __name__ == "__main__":
+    main()
