@@ -1,0 +1,122 @@
+"""What an algorithm is, and what all of them share.
+
+An algorithm of your own is a subclass with settings, and an `update` that turns a batch into steps
+of the optimizer; ppo.py is the example to start from.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from rollout.learners import draws
+from rollout.learners.optimizer import Adam
+from rollout.learners.settings import Settings
+from rollout.learners.torch_network import TorchNetwork
+from rollout.learners.unroll import Batch
+
+S = TypeVar("S", bound=Settings)
+Rows = TypeVar("Rows", bound=NamedTuple)
+Metrics = dict[str, torch.Tensor]
+
+# A pass through the network takes at most so many rows at a time: enough to hide the cost of a
+# kernel's start, few enough for the processor's caches, and for memory whatever the batch.
+MAX_ROWS = {"cpu": 8192, "cuda": 1 << 18}
+
+
+class Algorithm(ABC, Generic[S]):
+    """Improves a network from batches.
+
+    Settings: model of the table `[algorithm]`.   needs_value: whether actors record `value`.
+    """
+
+    Settings: ClassVar[type[Settings]]
+    needs_value: ClassVar[bool]
+
+    def __init__(
+        self, network: TorchNetwork, settings: S, seed: int, *, adam_eps: float = 1e-8
+    ) -> None:
+        self.network = network
+        self.settings = settings
+        self.seed = seed
+        self.optimizer = Adam(network.flat, network.flat_grad, eps=adam_eps)
+
+    @abstractmethod
+    def update(self, batch: Batch, update_index: int, progress: float) -> dict[str, float]:
+        """Improve the network once; returns metrics by their names in logs.
+
+        The batch may be overwritten once this returns. All randomness is a function of the seed and
+        `update_index`. progress: part of the run that lies behind, 0 to 1, for schedules.
+        """
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All that the next update depends on, besides the network's parameters."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.optimizer.load_state_dict(state)
+
+    def on_device(self, array: np.ndarray) -> torch.Tensor:
+        """The array as a tensor: its own memory on a CPU, else a copy that may be under way."""
+        return torch.from_numpy(array).to(self.network.device, non_blocking=True)
+
+    def minibatches(
+        self, rows: Rows, num_minibatches: int, update_index: int, epoch: int
+    ) -> Iterator[Rows]:
+        """Share out the rows, in a random order that only seed, update and epoch decide.
+
+        rows: a NamedTuple of tensors, each [R, …]; a minibatch has R / num_minibatches rows.
+        """
+        num_rows = len(rows[0])
+        if num_rows % num_minibatches:
+            raise ValueError(
+                f"{num_rows} rows are not a multiple of num_minibatches={num_minibatches}"
+            )
+        order = self.on_device(draws.permutation(self.seed, num_rows, update_index, epoch))
+        for chosen in order.chunk(num_minibatches):
+            yield rows._make(column.index_select(0, chosen) for column in rows)
+
+    def step(
+        self,
+        loss: Callable[[Rows], tuple[torch.Tensor, Metrics]],
+        minibatch: Rows,
+        learning_rate: float,
+        max_grad_norm: float,
+    ) -> Metrics | None:
+        """One step of the optimizer down the gradient of `loss`; its metrics, or None if skipped.
+
+        loss: mean over rows, and metrics, which are such means as well; both are summed up over
+        pieces of the minibatch.
+        """
+        num_rows = len(minibatch[0])
+        max_rows = MAX_ROWS[self.network.device.type]
+        self.network.flat_grad.zero_()
+        total: Metrics = {}
+        for start in range(0, num_rows, max_rows):
+            piece = minibatch
+            if num_rows > max_rows:
+                piece = minibatch._make(column[start : start + max_rows] for column in minibatch)
+            piece_loss, metrics = loss(piece)
+            part = len(piece[0]) / num_rows
+            if part < 1.0:
+                piece_loss = part * piece_loss
+                metrics = {name: part * metric for name, metric in metrics.items()}
+            piece_loss.backward()
+            for name, metric in {**metrics, "loss": piece_loss}.items():
+                total[name] = total[name] + metric.detach() if name in total else metric.detach()
+        norm = self.optimizer.step(total.pop("loss"), learning_rate, max_grad_norm)
+        if norm is None:
+            return None
+        return {**total, "losses/grad_norm": torch.tensor(norm)}
+
+
+def mean_metrics(steps: list[Metrics | None]) -> dict[str, float]:
+    """Means over the steps that were taken, as floats; waits once for the device."""
+    taken = [metrics for metrics in steps if metrics is not None]
+    if not taken:
+        return {}
+    names = list(taken[0])
+    table = torch.stack([metrics[name].cpu() for metrics in taken for name in names])
+    return dict(zip(names, table.view(len(taken), -1).mean(0).tolist(), strict=True))

@@ -1,0 +1,70 @@
+"""Generalized advantage estimation (Schulman et al., ICLR 2016, arXiv 1506.02438)."""
+
+import numpy as np
+
+
+def gae(
+    *,
+    reward: np.ndarray,
+    value: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    final_t: np.ndarray,
+    final_env: np.ndarray,
+    final_value: np.ndarray,
+    gamma: float,
+    gae_lambda: float,
+) -> np.ndarray:
+    """Advantages Â_t^GAE(γ, λ), float32 [T, B].
+
+    Equations 11 and 16 of the paper, as the recursion backward in time that equals the sum:
+
+        δ_t = r_t + γ V(next observation) - V(s_t)
+        Â_t = δ_t + γ λ Â_{t+1}
+
+    Where a step terminated, V(next observation) is 0: the task ended. Where it was truncated only,
+    it is the value of the true last observation, because `value[t + 1]` belongs to the next episode
+    already. Both cut the trace: Â_{t+1} is of another episode.
+
+    reward: [T, B] float32.   value: [T+1, B] float32.   terminated, truncated: [T, B] bool.
+    final_t, final_env, final_value: [F], one for each truncated step: where, and the value there.
+    Arrays of NumPy, because a batch lies in host memory: in place, a step costs two short loops.
+    """
+    _check(reward, value, terminated, truncated, final_t, final_env, final_value)
+    next_value = value[1:].copy()
+    next_value[final_t, final_env] = final_value
+    next_value[terminated] = 0.0
+    next_value *= np.float32(gamma)
+
+    advantage = reward + next_value
+    advantage -= value[:-1]  # δ so far
+    carry = np.where(terminated | truncated, np.float32(0.0), np.float32(gamma * gae_lambda))
+    scratch = next_value[0]
+    for t in reversed(range(len(reward) - 1)):
+        np.multiply(carry[t], advantage[t + 1], out=scratch)
+        advantage[t] += scratch
+    return advantage
+
+
+def _check(reward, value, terminated, truncated, final_t, final_env, final_value) -> None:
+    T, B = reward.shape
+    for name, array, shape in (
+        ("value", value, (T + 1, B)),
+        ("terminated", terminated, (T, B)),
+        ("truncated", truncated, (T, B)),
+        ("final_env", final_env, final_t.shape),
+        ("final_value", final_value, final_t.shape),
+    ):
+        if array.shape != shape:
+            raise ValueError(f"gae: {name} has shape {list(array.shape)}, expected {list(shape)}")
+    for name, array in (("reward", reward), ("value", value), ("final_value", final_value)):
+        if array.dtype != np.float32:
+            raise ValueError(f"gae: {name} is {array.dtype}, expected float32")
+    for name, array in (("terminated", terminated), ("truncated", truncated)):
+        if array.dtype != np.bool_:
+            raise ValueError(f"gae: {name} is {array.dtype}, expected bool")
+    if len(final_t) != np.count_nonzero(truncated) or not truncated[final_t, final_env].all():
+        raise ValueError(
+            f"gae: {len(final_t)} final values for {np.count_nonzero(truncated)} truncated steps; "
+            "each needs one, at its place"
+        )

@@ -1,0 +1,166 @@
+"""Executes a `NetworkSpec` with torch, for learning.
+
+On a CPU the obvious module (`nn.Linear`, `nn.Tanh`) spends half its time beside the arithmetic it
+needs, at three places:
+
+- `torch.tanh` costs six times as much as `torch.sigmoid`, from which it follows: 2 σ(2x) - 1, with
+  the doubling inside the product's own alpha and beta;
+- a product with few columns (the heads) costs as much as one with 64, its transpose a sixth of
+  that: narrow layers are computed with the rows along memory, and their gradients too;
+- glibc returns every large temporary to the kernel and faults it in again, page by page:
+  `keep_freed_memory` ends that.
+"""
+
+import ctypes
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from rollout.learners.network import OBSERVATION, Activation, NetworkSpec
+
+NARROW = 16  # a layer with fewer outputs is computed transposed
+
+
+class TorchNetwork:
+    """A network whose parameters are views of one vector, and their gradients of another.
+
+    So publishing weights is one copy, the gradient's norm one call, and an optimizer sees one
+    tensor.
+
+    flat, flat_grad: float32 [P] on the device, in the order of `spec.parameters`. Backward passes
+    add to `flat_grad`; whoever optimizes sets it to zero.
+    """
+
+    def __init__(
+        self, spec: NetworkSpec, parameters: np.ndarray, device: str | torch.device = "cpu"
+    ) -> None:
+        """parameters: float32 [P], copied."""
+        self.spec = spec
+        self.device = torch.device(device)
+        self.flat = torch.empty(spec.num_parameters, dtype=torch.float32, device=self.device)
+        self.flat_grad = torch.zeros_like(self.flat)
+        self.parameters: dict[str, torch.Tensor] = {}
+        for parameter in spec.parameters:
+            view = parameter.view(self.flat).requires_grad_()
+            view.grad = parameter.view(self.flat_grad)
+            self.parameters[parameter.name] = view
+        self.load(parameters)
+
+    def __repr__(self) -> str:
+        return f"TorchNetwork({self.spec.num_parameters} parameters on {self.device})"
+
+    def __call__(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.forward(observation)
+
+    def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [R, A] and value [R] of R observations [R, *obs_shape] of any dtype."""
+        spec = self.spec
+        if tuple(observation.shape[1:]) != spec.observation_shape:
+            wanted = ", ".join(("rows", *map(str, spec.observation_shape)))
+            raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
+        rows = observation.reshape(len(observation), spec.observation_size).to(torch.float32)
+        buffers = {OBSERVATION: rows}
+        for layer in spec.layers:
+            buffers[layer.name] = dense(
+                buffers[layer.source],
+                self.parameters[f"{layer.name}.weight"],
+                self.parameters[f"{layer.name}.bias"],
+                layer.activation,
+            )
+        # Columns are taken from the transpose, so that their gradients lie transposed as well.
+        logits, value = spec.logits, spec.value
+        return (
+            buffers[logits.buffer].t()[logits.start : logits.stop].t(),
+            buffers[value.buffer].t()[value.start],
+        )
+
+    def load(self, parameters: np.ndarray) -> None:
+        """Copy float32 [P] into the parameters."""
+        if parameters.dtype != np.float32 or parameters.shape != tuple(self.flat.shape):
+            raise ValueError(
+                f"parameters are {parameters.dtype} {list(parameters.shape)}, "
+                f"expected float32 {list(self.flat.shape)}"
+            )
+        self.flat.copy_(torch.tensor(parameters))
+
+    def export(self) -> np.ndarray:
+        """A copy of the parameters in host memory, float32 [P]."""
+        return self.flat.to("cpu", copy=True).numpy()
+
+    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of every parameter, views of one copy in host memory."""
+        flat = self.export()
+        for parameter in self.spec.parameters:
+            yield parameter.name, parameter.view(flat)
+
+
+def dense(
+    source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: Activation
+) -> torch.Tensor:
+    """activation(source @ weight + bias) [R, outputs], from source [R, inputs]."""
+    return _Dense.apply(source, weight, bias, activation)  # pyright: ignore[reportReturnType]
+
+
+class _Dense(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, source, weight, bias, activation):
+        scale = 2.0 if activation == "tanh" else 1.0
+        if weight.shape[1] < NARROW:
+            transposed = torch.addmm(
+                bias.unsqueeze(1), weight.t().contiguous(), source.t(), alpha=scale, beta=scale
+            )
+            output = transposed.t()
+        else:
+            output = torch.addmm(bias, source, weight, alpha=scale, beta=scale)
+        if activation == "tanh":
+            output.sigmoid_()
+            torch.sub(output.new_tensor(-1.0), output, alpha=-2.0, out=output)
+        elif activation == "relu":
+            output.relu_()
+        ctx.activation = activation
+        ctx.save_for_backward(source, weight, output)
+        return output
+
+    @staticmethod
+    def backward(ctx, *grad_outputs):
+        source, weight, output = ctx.saved_tensors
+        (grad,) = grad_outputs
+        if ctx.activation == "tanh":
+            grad = torch.ops.aten.tanh_backward(grad, output)
+        elif ctx.activation == "relu":
+            grad = torch.ops.aten.threshold_backward(grad, output, 0)
+        narrow = weight.shape[1] < NARROW
+        grad_weight = (grad.t() @ source).t() if narrow else source.t() @ grad
+        grad_source = grad @ weight.t() if ctx.needs_input_grad[0] else None
+        return grad_source, grad_weight, grad.sum(0), None
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array in torch's memory, for `Batch`: `torch.from_numpy` costs nothing."""
+    return _allocate(shape, dtype, pinned=False)
+
+
+def allocate_pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array in memory that a CUDA device copies from while the host goes on."""
+    return _allocate(shape, dtype, pinned=True)
+
+
+def _allocate(shape: tuple[int, ...], dtype: np.dtype, pinned: bool) -> np.ndarray:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    return memory.numpy().view(dtype).reshape(shape)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc's malloc keep what is freed, in this process; a learner calls it once, at start.
+
+    A pass over 8,192 rows frees and takes some 15 MB of temporaries. By default that is returned to
+    the kernel each time, and faulting it in again costs a third of the pass.
+    """
+    mallopt = ctypes.CDLL(None).mallopt
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # malloc.h
+    mallopt(m_trim_threshold, 1 << 30)
+    mallopt(m_top_pad, 64 << 20)
+    mallopt(m_mmap_threshold, 32 << 20)  # the greatest it accepts
