@@ -1,8 +1,7 @@
 """What a person sees of a run while it goes on.
 
-A view is any object with `phase(text)`, `write(progress)` and `finish(summary, run)`. On a terminal
-it is a table that is drawn anew, elsewhere a line now and then. `close` leaves the terminal as it
-was, whatever happened.
+A view is any object with the methods of `View`. Ours is a table that is drawn anew on a terminal, or
+a line now and then elsewhere; as a context manager it leaves the terminal as it was.
 """
 
 import contextlib
@@ -40,11 +39,8 @@ class View(Protocol):
     def finish(self, summary: Summary, run: RunDirectory) -> None:
         """The run has ended and is on disk."""
 
-    def close(self) -> None:
-        """Nothing more will come, also after an error. Twice is once."""
 
-
-def make_view(quiet: bool = False, out: TextIO | None = None) -> "View":
+def make_view(quiet: bool = False, out: TextIO | None = None) -> "QuietView":
     """The view that fits: none but the end if quiet, a table on a terminal, lines elsewhere.
 
     out: where to, standard output if left out.
