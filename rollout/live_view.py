@@ -1,7 +1,7 @@
 """What a person sees of a run while it goes on.
 
-A view is any object with the methods of `View`. Ours is a table that is drawn anew on a terminal, or
-a line now and then elsewhere; as a context manager it leaves the terminal as it was.
+A view is any object with the methods of `View`. Ours is a table that is drawn anew on a terminal,
+or a line now and then elsewhere; as a context manager it leaves the terminal as it was.
 """
 
 import contextlib
