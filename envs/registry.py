@@ -1,7 +1,12 @@
 """Environments by name."""
 
+import contextlib
 import difflib
 import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
 
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
@@ -12,14 +17,14 @@ BUNDLED = {
 }
 
 
-def find_env(env_id: str) -> type[CompiledEnv]:
+def find_env(env_id: str, folder: str | None = None) -> type[CompiledEnv]:
     """The environment of a bundled id (`CartPole-v1`) or of `package.module:Name`.
 
-    Raises EnvError that says what is missing and which bundled id is nearest.
+    folder: where modules are looked for first; by default the current folder. Raises EnvError that
+    says what is missing and which bundled id is nearest.
     """
-    place = BUNDLED.get(env_id, env_id)
-    module_name, _, name = place.partition(":")
-    if not name:
+    module_name, _, name = BUNDLED.get(env_id, env_id).partition(":")
+    if not (module_name and name):
         near = difflib.get_close_matches(env_id, BUNDLED, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"bundled are {', '.join(BUNDLED)}"
         raise EnvError(
@@ -27,16 +32,42 @@ def find_env(env_id: str) -> type[CompiledEnv]:
             "(an environment of your own is named package.module:Name)"
         )
     try:
-        env = getattr(importlib.import_module(module_name), name)
-    except ImportError as error:
+        with _first_on_path(folder or os.getcwd()):
+            env = getattr(importlib.import_module(module_name), name)
+    except ModuleNotFoundError as error:
         raise EnvError(
-            f"environment {env_id!r}: cannot import {module_name!r} ({error}); "
+            f"environment {env_id!r}: no module {error.name!r}; "
             "start the command in the folder that holds it, or install it"
         ) from error
     except AttributeError as error:
+        if error.name != name:
+            raise _import_failure(env_id, module_name, error) from error
         raise EnvError(f"environment {env_id!r}: {module_name} has no {name!r}") from error
+    except Exception as error:
+        raise _import_failure(env_id, module_name, error) from error
     if not (isinstance(env, type) and issubclass(env, CompiledEnv)):
         raise EnvError(
             f"environment {env_id!r} is {env!r}; wanted a subclass of rollout.envs.CompiledEnv"
         )
     return env
+
+
+@contextlib.contextmanager
+def _first_on_path(folder: str) -> Iterator[None]:
+    """Only while the import lasts: a file there must not shadow what is imported later."""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have put it right itself
+            sys.path.remove(folder)
+
+
+def _import_failure(env_id: str, module_name: str, error: Exception) -> EnvError:
+    if isinstance(error, EnvError):  # a definition that is wrong says so best itself
+        return error
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return EnvError(
+        f"environment {env_id!r}: importing {module_name} failed at "
+        f"{last.filename}:{last.lineno}: {type(error).__name__}: {error}"
+    )

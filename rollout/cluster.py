@@ -22,7 +22,7 @@ from rollout.errors import OperatorError
 from rollout.experiment import Experiment
 from rollout.host_memory import shared_memory_directory
 from rollout.outbox import HEARTBEAT_MS
-from rollout.plan import HostPlan, share_of, write_record
+from rollout.plan import HostPlan, run_name, share_of, write_record
 from rollout.shapes import make_network, make_schema
 from rollout.wire import HEADER_BYTES
 
@@ -121,7 +121,7 @@ class Cluster:
     def _start_agent(self, log: Path) -> subprocess.Popen[bytes]:
         with open(log, "ab") as file:
             agent = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rollout.host"],
+                [sys.executable, "-P", "-m", "rollout.host", self.plan.name],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
@@ -140,7 +140,7 @@ def _socket_directory() -> Path:
 
 
 def _make_directory(parent: Path, run: bytes, undo: contextlib.ExitStack) -> Path:
-    directory = parent / f"rollout-{run.hex()[:12]}"
+    directory = parent / f"rollout-{run_name(run)}"
     try:
         directory.mkdir(mode=0o700)
     except OSError as error:

@@ -62,7 +62,7 @@ class HostAgent:
         self._files = WeightsFiles(memory)
         self._announced: dict[int, control.Announce] = {}
         self._template = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rollout.template", str(os.getpid())],
+            [sys.executable, "-P", "-m", "rollout.template", str(os.getpid()), plan.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | processes.SINGLE_THREAD_ENVIRONMENT,

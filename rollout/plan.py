@@ -33,6 +33,11 @@ class HostPlan(msgspec.Struct, frozen=True):
     schema: UnrollSchema
 
     @property
+    def name(self) -> str:
+        """What the run's directories, and the command lines of its processes, are known by."""
+        return run_name(self.run)
+
+    @property
     def unroll_endpoint(self) -> str:
         """Where actors send unrolls to."""
         return f"ipc://{self.socket_directory}/unrolls"
@@ -49,6 +54,11 @@ class HostPlan(msgspec.Struct, frozen=True):
     def weights_version_for(self, unroll_index: int) -> int:
         """The version that acts this unroll in lockstep (DESIGN: lockstep)."""
         return max(0, unroll_index - self.policy_lag)
+
+
+def run_name(run: bytes) -> str:
+    """The part of a run's identity that people get to see."""
+    return run.hex()[:12]
 
 
 def share_of(actor: int, num_actors: int, num_envs: int) -> tuple[int, int]:

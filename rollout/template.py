@@ -54,8 +54,8 @@ class Template:
         from rollout.envs.registry import find_env
         from rollout.host_memory import HostPage, WeightsFiles
 
-        sys.path.insert(0, plan.import_path)  # behind our own imports, so that it cannot shadow them
-        acting.load_acting_kernels(find_env(plan.env_id), plan.network, plan.schema)
+        env = find_env(plan.env_id, plan.import_path)
+        acting.load_acting_kernels(env, plan.network, plan.schema)
         self._run_actor = actor.run_actor
         memory = Path(plan.memory_directory)
         self._page = HostPage(memory / "page", plan.num_actors)
