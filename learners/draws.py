@@ -29,8 +29,12 @@ def normal(seed: int, shape: tuple[int, ...], place: tuple[int, int]) -> np.ndar
 
 
 def permutation(seed: int, size: int, update: int, epoch: int) -> np.ndarray:
-    """The numbers 0, …, size - 1 in an order of their own for each (update, epoch); int64 [size]."""
-    keys = words(seed, size, MINIBATCH_ORDER, (update, epoch)) << np.uint64(32)
-    keys |= np.arange(size, dtype=np.uint64)  # makes them distinct, so that any sort agrees
-    keys.sort()
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    """The numbers 0, …, size - 1, shuffled anew for each (update, epoch); int64 [size].
+
+    The order of `size` words, equal ones as they come. Sorted by halves, because a stable sort of
+    16 bits is a radix sort: twice as fast as one sort of the whole words, and the same everywhere.
+    """
+    keys = words(seed, size, MINIBATCH_ORDER, (update, epoch))
+    order = (keys & np.uint64(0xFFFF)).astype(np.uint16).argsort(kind="stable")
+    high = (keys >> np.uint64(16)).astype(np.uint16)
+    return order[high[order].argsort(kind="stable")]
