@@ -29,11 +29,10 @@ MAX_ROWS = {"cpu": 8192, "cuda": 1 << 18}
 class Algorithm(ABC, Generic[S]):
     """Improves a network from batches.
 
-    Settings: model of the table `[algorithm]`.   needs_value: whether actors record `value`.
+    Settings: model of the table `[algorithm]`; its `needs_value` tells actors to record `value`.
     """
 
     Settings: ClassVar[type[Settings]]
-    needs_value: ClassVar[bool]
 
     def __init__(
         self, network: TorchNetwork, settings: S, seed: int, *, adam_eps: float = 1e-8
@@ -75,8 +74,10 @@ class Algorithm(ABC, Generic[S]):
                 f"{num_rows} rows are not a multiple of num_minibatches={num_minibatches}"
             )
         order = self.on_device(draws.permutation(self.seed, num_rows, update_index, epoch))
-        for chosen in order.chunk(num_minibatches):
-            yield rows._make(column.index_select(0, chosen) for column in rows)
+        # All at once: gathered for each minibatch, the columns would leave the cache in between.
+        shuffled = [column.index_select(0, order) for column in rows]
+        for columns in zip(*(column.chunk(num_minibatches) for column in shuffled), strict=True):
+            yield rows._make(columns)
 
     def step(
         self,

@@ -32,7 +32,6 @@ class Rows(NamedTuple):
 
 class PPO(Algorithm[PpoSettings]):
     Settings = PpoSettings
-    needs_value = True
 
     def __init__(self, network: TorchNetwork, settings: PpoSettings, seed: int) -> None:
         super().__init__(network, settings, seed, adam_eps=settings.adam_eps)

@@ -13,7 +13,6 @@ needs, at three places:
 
 import ctypes
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -88,12 +87,6 @@ class TorchNetwork:
     def export(self) -> np.ndarray:
         """A copy of the parameters in host memory, float32 [P]."""
         return self.flat.to("cpu", copy=True).numpy()
-
-    def named_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, array) of every parameter, views of one copy in host memory."""
-        flat = self.export()
-        for parameter in self.spec.parameters:
-            yield parameter.name, parameter.view(flat)
 
 
 def dense(

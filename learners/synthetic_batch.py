@@ -1,0 +1,71 @@
+"""A batch without a fleet, to measure an algorithm's update with its data at hand."""
+
+import numpy as np
+import torch
+
+from rollout.learners import distributions
+from rollout.learners.torch_network import TorchNetwork, allocate
+from rollout.learners.unroll import Batch, Unroll, UnrollSchema
+
+
+def make_synthetic_batch(
+    network: TorchNetwork, unroll_length: int, num_envs: int, seed: int = 0
+) -> Batch:
+    """A full batch of normal observations, random actions, rewards of 1 and scattered ends.
+
+    Values and log-probabilities are the network's own, as if it had acted.
+    """
+    spec = network.spec
+    schema = UnrollSchema(unroll_length, spec.observation_shape, "float32", (), "int32", True)
+    random = np.random.default_rng(seed)
+    rows = (unroll_length, num_envs)
+    ends = random.random(rows)
+    terminated, truncated = ends < 0.01, ends > 0.995
+    final_t, final_env = (index.astype(np.int32) for index in truncated.nonzero())
+    episode_t, episode_env = (
+        index.astype(np.int32) for index in (terminated | truncated).nonzero()
+    )
+    observation = random.standard_normal(
+        (unroll_length + 1, num_envs, *spec.observation_shape), np.float32
+    )
+    final_observation = random.standard_normal((len(final_t), *spec.observation_shape), np.float32)
+    action = random.integers(0, spec.num_actions, rows, np.int32)
+    value, behavior_log_prob = _decide(network, observation, action)
+    unroll = Unroll(
+        observation=observation,
+        action=action,
+        reward=np.ones(rows, np.float32),
+        terminated=terminated,
+        truncated=truncated,
+        behavior_log_prob=behavior_log_prob,
+        value=value,
+        final_t=final_t,
+        final_env=final_env,
+        final_observation=final_observation,
+        final_value=_forward(network, final_observation)[1].numpy(),
+        episode_t=episode_t,
+        episode_env=episode_env,
+        episode_return=np.full(len(episode_t), 100.0),
+        episode_length=np.full(len(episode_t), 100, np.int32),
+    )
+    batch = Batch(schema, num_envs, allocate)
+    batch.put(unroll, first_env=0, weights_version=0)
+    batch.seal()
+    return batch
+
+
+def _forward(network: TorchNetwork, observation: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        logits, value = network(torch.from_numpy(observation).to(network.device))
+    return logits.cpu(), value.cpu()
+
+
+def _decide(
+    network: TorchNetwork, observation: np.ndarray, action: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Value [T+1, N] of the observations and log-probability [T, N] of the actions."""
+    T, N = action.shape
+    logits, value = _forward(network, observation.reshape(-1, *observation.shape[2:]))
+    log_probs = distributions.log_probs(logits[: T * N])
+    log_prob = distributions.log_prob(log_probs, torch.from_numpy(action).flatten())
+    return value.view(T + 1, N).numpy(), log_prob.view(T, N).numpy()
