@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Where each name a user may import from here is defined.
-_HOMES = {"train": "rollout.api", "load_policy": "rollout.api"}
+_HOMES = {"train": "rollout.api", "load_policy": "rollout.policy"}
 
 
 def _check_links() -> None:

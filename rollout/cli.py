@@ -12,9 +12,13 @@ import typer
 
 from rollout import __version__
 from rollout.commands.config import config
+from rollout.commands.doctor import doctor
+from rollout.commands.envs import envs
+from rollout.commands.eval import eval
+from rollout.commands.train import train
 from rollout.errors import RolloutError, require_linux
 
-COMMANDS: tuple[Callable[..., None], ...] = (config,)
+COMMANDS: tuple[Callable[..., None], ...] = (train, eval, config, envs, doctor)
 
 DEBUG_VARIABLE = "ROLLOUT_DEBUG"
 
@@ -54,7 +58,7 @@ def _options(
 
     \b
     Example:
-      rollout config configs/cartpole_ppo.toml
+      rollout train configs/cartpole_ppo.toml
     """
     if debug:
         os.environ[DEBUG_VARIABLE] = "1"  # the processes a command starts see it, too

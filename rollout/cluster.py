@@ -41,7 +41,7 @@ def make_plan(experiment: Experiment) -> HostPlan:
     _check_open_files(fleet.num_actors)
     _check_shared_memory(4 * network.num_parameters, fleet.policy_lag)
     with contextlib.ExitStack() as undo:
-        sockets = _make_directory(_socket_directory(), run, undo)
+        sockets = _make_directory(socket_directory(), run, undo)
         memory = _make_directory(shared_memory_directory(), run, undo)
         if len(os.fsencode(sockets / "unrolls")) > LONGEST_IPC_PATH:
             raise OperatorError(
@@ -134,7 +134,8 @@ class Cluster:
         return agent
 
 
-def _socket_directory() -> Path:
+def socket_directory() -> Path:
+    """Where a run's directory of sockets goes on this machine."""
     chosen = os.environ.get("XDG_RUNTIME_DIR")
     return Path(chosen) if chosen and os.access(chosen, os.W_OK) else Path(tempfile.gettempdir())
 

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
@@ -36,7 +37,7 @@ class View(Protocol):
     def write(self, progress: Progress) -> None:
         """One update was made."""
 
-    def finish(self, summary: Summary, run: RunDirectory) -> None:
+    def finish(self, summary: Summary, run_dir: Path) -> None:
         """The run has ended and is on disk."""
 
 
@@ -82,9 +83,10 @@ class QuietView:
     def write(self, progress: Progress) -> None:
         self._stop_reason = progress.stop_reason
 
-    def finish(self, summary: Summary, run: RunDirectory) -> None:
+    def finish(self, summary: Summary, run_dir: Path) -> None:
         self.close()
-        self._print(final_report(summary, run, self._stop_reason) + "\n")
+        report = final_report(summary, RunDirectory.open(run_dir), self._stop_reason)
+        self._print(report + "\n")
 
     def close(self) -> None:
         pass
@@ -174,6 +176,7 @@ class TableView(QuietView):
         self._clear_status()
         live = Live(console=Console(file=self._out, highlight=False), auto_refresh=False)
         live.start()
+        live.console.show_cursor()  # a second Ctrl-C would leave a terminal without one
         return live
 
     def _clear_status(self) -> None:
