@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.cluster import Cluster, make_plan
-from rollout.errors import OperatorError, require_linux
+from rollout.errors import OperatorError, RunFailed, require_linux
 from rollout.experiment import Experiment, ExperimentSource, as_experiment
 from rollout.inbox import Inbox
 from rollout.learner import Learner
@@ -96,7 +96,7 @@ def train(
             learner = Learner(experiment, algorithm, network, receiver, view)
             saver = _Saver(experiment, directory, network, learner)
             with saver, MetricsLog(directory) as metrics:
-                for progress in learner.run():
+                for progress in _run(learner):
                     metrics.write(progress)
                     view.write(progress)
                     saver.save_if_due()
@@ -168,6 +168,15 @@ def _make_learning(
     return PPO(network, experiment.algorithm, experiment.seed), network
 
 
+def _run(learner: Learner) -> Iterator[Progress]:
+    from rollout.learners.optimizer import NonFiniteLossError
+
+    try:
+        yield from learner.run()
+    except NonFiniteLossError as error:
+        raise RunFailed(f"after {learner.update} updates: {error}") from error
+
+
 def _make_receiver(
     experiment: Experiment, cluster: Cluster, events: "queue.SimpleQueue[Event]"
 ) -> Receiver:
@@ -236,7 +245,6 @@ def _summarize(
     trained = learner.update * num_actors
     arrived = receiver.statistics().unrolls_put
     produced = max(sum(learner.produced), arrived)
-    lags = learner.policy_lags
     return Summary(
         env_steps=learner.env_steps,
         updates=learner.update,
@@ -248,7 +256,9 @@ def _summarize(
         params_digest=params_digest(dict(network.named_arrays())),
         num_actors=num_actors,
         actor_restarts=0,
-        policy_lag=PolicyLag(sum(lags) / len(lags) if lags else 0.0, max(lags, default=0)),
+        policy_lag=PolicyLag(
+            mean=learner.policy_lag_sum / max(learner.update, 1), max=learner.policy_lag_max
+        ),
         ledger=Ledger(
             produced=produced,
             trained=trained,

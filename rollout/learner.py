@@ -69,7 +69,8 @@ class Learner:
         self.update = 0
         self.env_steps = 0
         self.num_episodes = 0
-        self.policy_lags: list[int] = []
+        self.policy_lag_sum = 0
+        self.policy_lag_max = 0
         self.goal_reached_s: float | None = None
         self.first_update_s: float | None = None
         self.last_update_s = 0.0
@@ -160,7 +161,9 @@ class Learner:
         updated: float,
     ) -> Progress:
         batch = ready.batch
-        self.policy_lags.append(self.update - batch.weights_version)
+        policy_lag = self.update - batch.weights_version
+        self.policy_lag_sum += policy_lag
+        self.policy_lag_max = max(self.policy_lag_max, policy_lag)
         self.update += 1
         self.env_steps += self._experiment.batch_size
         self.num_episodes += len(batch.episode_return)
@@ -181,7 +184,7 @@ class Learner:
             episode_returns=batch.episode_return,
             episode_lengths=batch.episode_length,
             losses=losses,
-            policy_lag=self.policy_lags[-1],
+            policy_lag=policy_lag,
             num_actors_alive=statistics.num_actors_alive,
             num_actors=self._experiment.fleet.num_actors,
             time_split=_time_split(ready.times_us, since, waited, updated),
