@@ -253,7 +253,7 @@ def _summarize(
         episode_return_mean=learner.episode_return_mean,
         goal_reached=learner.goal_reached_s is not None,
         goal_reached_s=learner.goal_reached_s,
-        params_digest=params_digest(dict(network.named_arrays())),
+        params_digest=params_digest(named_parameters(network.spec, network.export())),
         num_actors=num_actors,
         actor_restarts=0,
         policy_lag=PolicyLag(
