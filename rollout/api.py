@@ -1,6 +1,7 @@
 """Training from Python: what the command `rollout train` does, as a function."""
 
 import contextlib
+import logging
 import os
 import queue
 import signal
@@ -15,6 +16,7 @@ from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.cluster import Cluster, make_plan
 from rollout.errors import OperatorError, RunFailed, require_linux
 from rollout.experiment import Experiment, ExperimentSource, as_experiment
+from rollout.host import remove_run
 from rollout.inbox import Inbox
 from rollout.learner import Learner
 from rollout.learners.network import initial_parameters
@@ -86,12 +88,14 @@ def train(
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     with (
         _signals_to(events),
+        _planned(experiment) as plan,  # what it refuses leaves no run directory behind
         RunDirectory.create(experiment, run_dir) as directory,
-        _started(experiment, directory) as cluster,
+        _logging_to(directory.log),
+        _started(plan, directory) as cluster,
     ):
         view.phase("starting the learner and compiling the environment")
         algorithm, network = _make_learning(experiment, cluster.plan)
-        receiver = _make_receiver(experiment, cluster, events)
+        receiver = _make_receiver(cluster, network, events)
         try:
             learner = Learner(experiment, algorithm, network, receiver, view)
             saver = _Saver(experiment, directory, network, learner)
@@ -134,8 +138,31 @@ def _signals_to(events: "queue.SimpleQueue[Event]") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _started(experiment: Experiment, directory: RunDirectory) -> Iterator[Cluster]:
-    cluster = Cluster(make_plan(experiment), directory.log)
+def _planned(experiment: Experiment) -> Iterator[HostPlan]:
+    plan = make_plan(experiment)
+    try:
+        yield plan
+    finally:
+        remove_run(plan)
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Have run.log hold what this process logs, too."""
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("rollout")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@contextlib.contextmanager
+def _started(plan: HostPlan, directory: RunDirectory) -> Iterator[Cluster]:
+    cluster = Cluster(plan, directory.log)
     try:
         yield cluster
     finally:
@@ -149,9 +176,10 @@ def _make_learning(
     import torch
 
     from rollout.learners.ppo import PPO
-    from rollout.learners.torch_network import TorchNetwork
+    from rollout.learners.torch_network import TorchNetwork, keep_freed_memory
 
     settings = experiment.learner
+    keep_freed_memory()
     torch.set_num_threads(settings.num_threads)
     device = settings.device
     if device == "auto":
@@ -178,13 +206,21 @@ def _run(learner: Learner) -> Iterator[Progress]:
 
 
 def _make_receiver(
-    experiment: Experiment, cluster: Cluster, events: "queue.SimpleQueue[Event]"
+    cluster: Cluster, network: "TorchNetwork", events: "queue.SimpleQueue[Event]"
 ) -> Receiver:
-    from rollout.learners.torch_network import allocate
+    from rollout.learners.torch_network import allocate, allocate_pinned
 
     plan = cluster.plan
-    inbox = Inbox(plan.run, plan.schema, plan.num_envs, plan.num_actors, plan.policy_lag)
-    batches = [Batch(plan.schema, plan.num_envs, allocate) for _ in range(BATCHES)]
+    memory = allocate_pinned if network.device.type == "cuda" else allocate
+    inbox = Inbox(
+        run=plan.run,
+        schema=plan.schema,
+        num_envs=plan.num_envs,
+        num_actors=plan.num_actors,
+        num_actions=plan.network.num_actions,
+        policy_lag=plan.policy_lag,
+    )
+    batches = [Batch(plan.schema, plan.num_envs, memory) for _ in range(BATCHES)]
     return Receiver(cluster, inbox, batches, events)
 
 
@@ -242,9 +278,6 @@ def _summarize(
     experiment: Experiment, learner: Learner, network: "TorchNetwork", receiver: Receiver
 ) -> Summary:
     num_actors = experiment.fleet.num_actors
-    trained = learner.update * num_actors
-    arrived = receiver.statistics().unrolls_put
-    produced = max(sum(learner.produced), arrived)
     return Summary(
         env_steps=learner.env_steps,
         updates=learner.update,
@@ -259,13 +292,27 @@ def _summarize(
         policy_lag=PolicyLag(
             mean=learner.policy_lag_sum / max(learner.update, 1), max=learner.policy_lag_max
         ),
-        ledger=Ledger(
-            produced=produced,
-            trained=trained,
-            in_flight=produced - arrived,
-            dropped={"run_ended": arrived - trained},
-        ),
+        ledger=_ledger(experiment, learner, receiver),
         seed=experiment.seed,
         config_digest=experiment.config_digest,
         versions=versions(),
+    )
+
+
+def _ledger(experiment: Experiment, learner: Learner, receiver: Receiver) -> Ledger:
+    """The account of a fleet that has ended: two counts by the actors' side and by ours."""
+    put = receiver.statistics().unrolls_put
+    produced = learner.produced or put  # an agent that was killed could not say
+    # Between an actor and its batch there are as many unrolls as its window lets there be. If more
+    # are missing, or fewer than none, the account does not balance.
+    window = experiment.fleet.window
+    in_flight = sum(
+        min(max(made - arrived, 0), window) for made, arrived in zip(produced, put, strict=True)
+    )
+    trained = learner.update * experiment.fleet.num_actors
+    return Ledger(
+        produced=sum(produced),
+        trained=trained,
+        in_flight=in_flight,
+        dropped={"run_ended": sum(put) - trained},
     )

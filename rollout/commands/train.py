@@ -40,7 +40,9 @@ def train(
     """
     from rollout.api import train as train_experiment
     from rollout.live_view import make_view
+    from rollout.processes import set_name
 
+    set_name("rollout-learner")
     with make_view(quiet, sys.stderr if as_json else sys.stdout) as view:
         result = train_experiment(file, overrides or (), run_dir=run_dir, view=view)
     if as_json:
