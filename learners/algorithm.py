@@ -61,6 +61,10 @@ class Algorithm(ABC, Generic[S]):
         """The array as a tensor: its own memory on a CPU, else a copy that may be under way."""
         return torch.from_numpy(array).to(self.network.device, non_blocking=True)
 
+    def as_rows(self, column: np.ndarray) -> torch.Tensor:
+        """A column [T, B, …] of a batch as rows [T·B, …] on the device."""
+        return self.on_device(column).flatten(0, 1)
+
     def minibatches(
         self, rows: Rows, num_minibatches: int, update_index: int, epoch: int
     ) -> Iterator[Rows]:

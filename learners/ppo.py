@@ -7,7 +7,6 @@ batch is evaluated again before the first step.
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -39,6 +38,25 @@ class PPO(Algorithm[PpoSettings]):
     def update(self, batch: Batch, update_index: int, progress: float) -> dict[str, float]:
         s = self.settings
         learning_rate = s.learning_rate * (1.0 - progress) if s.anneal_lr else s.learning_rate
+        rows = self.rows(batch)
+        steps: list[Metrics | None] = []
+        for epoch in range(s.update_epochs):
+            for minibatch in self.minibatches(rows, s.num_minibatches, update_index, epoch):
+                if s.norm_adv:
+                    minibatch = minibatch._replace(advantage=normalized(minibatch.advantage))
+                steps.append(self.step(self.loss, minibatch, learning_rate, s.max_grad_norm))
+            last = steps[-1]
+            if s.target_kl is not None and last and last["losses/approx_kl"] > s.target_kl:
+                break
+        return {
+            **mean_metrics(steps),
+            "losses/explained_variance": explained_variance(rows.value, rows.return_),
+            "charts/learning_rate": learning_rate,
+        }
+
+    def rows(self, batch: Batch) -> Rows:
+        """The steps of a batch, with the advantages and returns that its recorded values give."""
+        s = self.settings
         advantage = gae(
             reward=batch.reward,
             value=batch.value,
@@ -51,34 +69,14 @@ class PPO(Algorithm[PpoSettings]):
             gae_lambda=s.gae_lambda,
         )
         value = batch.value[:-1]
-        return_ = advantage + value
-        rows = Rows(
-            *(
-                self.on_device(field).flatten(0, 1)
-                for field in (
-                    batch.observation[:-1],
-                    batch.action,
-                    batch.behavior_log_prob,
-                    value,
-                    advantage,
-                    return_,
-                )
-            )
+        return Rows(
+            observation=self.as_rows(batch.observation[:-1]),
+            action=self.as_rows(batch.action),
+            behavior_log_prob=self.as_rows(batch.behavior_log_prob),
+            value=self.as_rows(value),
+            advantage=self.as_rows(advantage),
+            return_=self.as_rows(advantage + value),
         )
-        steps: list[Metrics | None] = []
-        for epoch in range(s.update_epochs):
-            for minibatch in self.minibatches(rows, s.num_minibatches, update_index, epoch):
-                if s.norm_adv:
-                    minibatch = minibatch._replace(advantage=normalized(minibatch.advantage))
-                steps.append(self.step(self.loss, minibatch, learning_rate, s.max_grad_norm))
-            last = steps[-1]
-            if s.target_kl is not None and last and last["losses/approx_kl"] > s.target_kl:
-                break
-        return {
-            **mean_metrics(steps),
-            "losses/explained_variance": explained_variance(value, return_),
-            "charts/learning_rate": learning_rate,
-        }
 
     def loss(self, minibatch: Rows) -> tuple[torch.Tensor, Metrics]:
         """Equation 9 of the paper with its sign turned, and what to watch."""
@@ -123,7 +121,7 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
-def explained_variance(value: np.ndarray, return_: np.ndarray) -> float:
+def explained_variance(value: torch.Tensor, return_: torch.Tensor) -> float:
     """1 - Var(return - value) / Var(return): 1 is perfect, 0 no better than a constant."""
-    variance = float(np.var(return_))
-    return 1.0 - float(np.var(return_ - value)) / variance if variance > 0.0 else 0.0
+    variance, left = return_.var(), (return_ - value).var()
+    return torch.where(variance > 0.0, 1.0 - left / variance, 0.0).item()

@@ -1,0 +1,152 @@
+import math
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from rollout.learners import algorithm as algorithm_module
+from rollout.learners import distributions
+from rollout.learners.algorithm import Algorithm, Metrics, mean_metrics
+from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.optimizer import NonFiniteLossError
+from rollout.learners.settings import Settings
+from rollout.learners.synthetic_batch import make_synthetic_batch
+from rollout.learners.torch_network import TorchNetwork
+from rollout.learners.unroll import Batch
+
+SPEC = make_mlp((4,), 2, (8,), "tanh", "shared")
+
+
+class ReinforceSettings(Settings):
+    needs_value: ClassVar[bool] = False
+    learning_rate: float = 0.01
+
+
+class Rows(NamedTuple):
+    observation: torch.Tensor
+    action: torch.Tensor
+    reward: torch.Tensor
+
+
+class Reinforce(Algorithm[ReinforceSettings]):
+    """What a user may write: each step as a bandit of its own."""
+
+    Settings = ReinforceSettings
+
+    def update(self, batch: Batch, update_index: int, progress: float) -> dict[str, float]:
+        columns = (batch.observation[:-1], batch.action, batch.reward)
+        rows = Rows(*map(self.as_rows, columns))
+        steps = [
+            self.step(self.loss, minibatch, self.settings.learning_rate, max_grad_norm=1.0)
+            for minibatch in self.minibatches(rows, 4, update_index, epoch=0)
+        ]
+        return mean_metrics(steps)
+
+    def loss(self, rows: Rows) -> tuple[torch.Tensor, Metrics]:
+        logits, _ = self.network(rows.observation)
+        log_prob = distributions.log_prob(distributions.log_probs(logits), rows.action)
+        loss = -(log_prob * rows.reward).mean()
+        return loss, {"losses/policy_loss": loss}
+
+
+def make_reinforce(seed: int = 1) -> Reinforce:
+    network = TorchNetwork(SPEC, initial_parameters(SPEC, 0))
+    return Reinforce(network, ReinforceSettings(), seed)
+
+
+def numbered_rows(count: int) -> Rows:
+    numbers = torch.arange(count)
+    return Rows(numbers[:, None] * torch.ones(4), numbers, numbers.float())
+
+
+def test_algorithm_of_ones_own_learns_from_a_batch() -> None:
+    reinforce = make_reinforce()
+    batch = make_synthetic_batch(reinforce.network, 16, 8)
+    batch.reward[:] = batch.action  # action 1 is always the better one
+    before = initial_parameters(SPEC, 0)
+    history = [reinforce.update(batch, update_index, progress=0.0) for update_index in range(30)]
+    metrics = history[-1]
+    assert set(metrics) == {"losses/policy_loss", "losses/grad_norm"}
+    assert all(isinstance(metric, float) for metric in metrics.values())
+    assert not np.array_equal(reinforce.network.export(), before)
+    logits, _ = reinforce.network(torch.from_numpy(batch.observation[0]))
+    assert bool((logits[:, 1] > logits[:, 0]).all())
+
+
+def test_minibatches_hold_every_row_once_with_its_fields_together() -> None:
+    minibatches = list(make_reinforce().minibatches(numbered_rows(24), 3, 0, 0))
+    assert [len(minibatch.action) for minibatch in minibatches] == [8, 8, 8]
+    for minibatch in minibatches:
+        assert torch.equal(minibatch.action.float(), minibatch.reward)
+        assert torch.equal(minibatch.action.float(), minibatch.observation[:, 2])
+    seen = torch.cat([minibatch.action for minibatch in minibatches])
+    assert seen.tolist() != list(range(24))
+    assert sorted(seen.tolist()) == list(range(24))
+
+
+def test_minibatches_are_shuffled_anew_for_each_seed_update_and_epoch() -> None:
+    def order(seed: int, update_index: int, epoch: int) -> tuple[int, ...]:
+        reinforce = make_reinforce(seed)
+        minibatches = reinforce.minibatches(numbered_rows(24), 2, update_index, epoch)
+        return tuple(torch.cat([minibatch.action for minibatch in minibatches]).tolist())
+
+    assert order(1, 5, 2) == order(1, 5, 2)
+    assert len({order(1, 5, 2), order(2, 5, 2), order(1, 6, 2), order(1, 5, 3)}) == 4
+
+
+def test_rows_that_cannot_be_shared_out_evenly_are_refused() -> None:
+    with pytest.raises(ValueError, match="25 rows are not a multiple of num_minibatches=3"):
+        next(make_reinforce().minibatches(numbered_rows(25), 3, 0, 0))
+
+
+@pytest.mark.parametrize("max_rows", [1, 7, 10, 20, 64])
+def test_step_in_pieces_equals_the_step_in_one(
+    max_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = make_synthetic_batch(make_reinforce().network, 10, 2)
+    whole = make_reinforce()
+    columns = (batch.observation[:-1], batch.action, batch.reward)
+    rows = Rows(*map(whole.as_rows, columns))
+    whole_metrics = whole.step(whole.loss, rows, 0.01, 1.0)
+    monkeypatch.setitem(algorithm_module.MAX_ROWS, "cpu", max_rows)
+    pieces = make_reinforce()
+    pieces_metrics = pieces.step(pieces.loss, rows, 0.01, 1.0)
+    torch.testing.assert_close(pieces.network.flat_grad, whole.network.flat_grad)
+    assert whole_metrics is not None
+    assert pieces_metrics is not None
+    for name, metric in whole_metrics.items():
+        torch.testing.assert_close(pieces_metrics[name], metric)
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_left_out_of_the_means() -> None:
+    reinforce = make_reinforce()
+    batch = make_synthetic_batch(reinforce.network, 16, 8)
+    batch.reward[3, 3] = math.nan  # one of four minibatches
+    metrics = reinforce.update(batch, 0, progress=0.0)
+    assert all(math.isfinite(metric) for metric in metrics.values())
+    assert np.isfinite(reinforce.network.export()).all()
+    assert reinforce.optimizer.skipped_updates == 1
+    assert reinforce.optimizer.step_count == 3
+
+
+def test_run_of_steps_that_are_not_finite_is_an_error() -> None:
+    reinforce = make_reinforce()
+    batch = make_synthetic_batch(reinforce.network, 16, 8)
+    batch.reward[:] = math.inf
+    assert reinforce.update(batch, 0, progress=0.0) == {}
+    reinforce.update(batch, 1, progress=0.0)
+    with pytest.raises(NonFiniteLossError):
+        reinforce.update(batch, 2, progress=0.0)
+
+
+def test_algorithm_goes_on_from_its_state_bit_for_bit() -> None:
+    first = make_reinforce()
+    batch = make_synthetic_batch(first.network, 16, 8)
+    first.update(batch, 0, progress=0.0)
+    second = make_reinforce()
+    second.network.load(first.network.export())
+    second.load_state_dict(first.state_dict())
+    for each in (first, second):
+        each.update(batch, 1, progress=0.5)
+    assert np.array_equal(first.network.export(), second.network.export())

@@ -1,0 +1,234 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.ppo import PPO, explained_variance, normalized
+from rollout.learners.ppo_settings import PpoSettings
+from rollout.learners.synthetic_batch import make_synthetic_batch
+from rollout.learners.torch_network import TorchNetwork
+from rollout.learners.unroll import Batch
+
+SPEC = make_mlp((4,), 2, (16, 16), "tanh", "shared")
+
+
+def make_ppo(seed: int = 1, **settings: Any) -> PPO:
+    network = TorchNetwork(SPEC, initial_parameters(SPEC, seed))
+    return PPO(network, PpoSettings(**settings), seed)
+
+
+def make_batch(ppo: PPO, unroll_length: int = 16, num_envs: int = 8, seed: int = 0) -> Batch:
+    """As if an older version had acted: ratios leave 1, and rewards differ."""
+    batch = make_synthetic_batch(ppo.network, unroll_length, num_envs, seed)
+    random = np.random.default_rng(seed)
+    batch.behavior_log_prob[:] += random.normal(0.0, 0.2, batch.behavior_log_prob.shape)
+    batch.reward[:] = random.normal(0.0, 1.0, batch.reward.shape)
+    batch.value[:] += random.normal(0.0, 0.3, batch.value.shape)
+    return batch
+
+
+def test_metrics_are_those_computed_by_hand() -> None:
+    """With all parameters 0, both actions have probability 1/2 and every value is 0."""
+    ppo = make_ppo(update_epochs=1, num_minibatches=1, norm_adv=False, ent_coef=0.0)
+    ppo.network.flat.zero_()
+    batch = make_synthetic_batch(ppo.network, 2, 2)
+    end_every_step(batch)  # so that an advantage is reward - value
+    batch.reward[:] = [[2.0, -1.0], [3.0, 0.0]]
+    batch.value[:2] = [[1.0, 1.0], [0.0, 0.0]]  # advantages 1, -2, 3, 0; returns are the rewards
+    ratios = np.array([[1.5, 0.5], [1.0, 1.0]])
+    batch.behavior_log_prob[:] = np.log(0.5 / ratios)
+
+    metrics = ppo.update(batch, 0, progress=0.0)
+
+    surrogates = [1 * 1.2, -2 * 0.8, 3 * 1.0, 0.0]  # clipped: 1.5 to 1.2, 0.5 to 0.8
+    assert metrics["losses/policy_loss"] == pytest.approx(-sum(surrogates) / 4)
+    assert metrics["losses/value_loss"] == pytest.approx(0.5 * (4 + 1 + 9 + 0) / 4)
+    assert metrics["losses/entropy"] == pytest.approx(math.log(2))
+    k3 = (0.5 - math.log(1.5)) + (-0.5 - math.log(0.5))
+    assert metrics["losses/approx_kl"] == pytest.approx(k3 / 4, rel=1e-5)
+    assert metrics["losses/clipfrac"] == 0.5
+    residual, returns = np.array([1.0, -2.0, 3.0, 0.0]), np.array([2.0, -1.0, 3.0, 0.0])
+    expected = 1.0 - residual.var() / returns.var()
+    assert metrics["losses/explained_variance"] == pytest.approx(expected)
+    # only the heads' biases have a gradient where every activation is 0: of the value's,
+    # 0.5 · mean(0 - return); of the logits', only the third row is not clipped
+    value_gradient = -0.5 * 4.0 / 4
+    logit_gradient = 3.0 * 0.5 / 4
+    expected = math.hypot(value_gradient, logit_gradient, logit_gradient)
+    assert metrics["losses/grad_norm"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["charts/learning_rate"] == 2.5e-4
+
+
+class PlainPPO:
+    """The obvious way: modules, torch's Adam, one loss."""
+
+    def __init__(self, ppo: PPO) -> None:
+        self.linears: list[nn.Linear] = []
+        for layer in SPEC.layers:
+            linear = nn.Linear(layer.inputs, layer.outputs)
+            linear.weight.data = ppo.network.parameters[f"{layer.name}.weight"].detach().t().clone()
+            linear.bias.data = ppo.network.parameters[f"{layer.name}.bias"].detach().clone()
+            self.linears.append(linear)
+        self.parameters = [p for linear in self.linears for p in linear.parameters()]
+        s = self.settings = ppo.settings
+        self.optimizer = torch.optim.Adam(self.parameters, lr=s.learning_rate, eps=s.adam_eps)
+
+    def step(self, observation, action, old_log_prob, old_value, advantage, return_) -> None:
+        s = self.settings
+        hidden = observation
+        for linear in self.linears[:-1]:
+            hidden = torch.tanh(linear(hidden))
+        heads = self.linears[-1](hidden)
+        policy = torch.distributions.Categorical(logits=heads[:, :2])
+        value = heads[:, 2]
+        if s.norm_adv:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        ratio = (policy.log_prob(action) - old_log_prob).exp()
+        clipped = torch.clamp(ratio, 1 - s.clip_coef, 1 + s.clip_coef)
+        policy_loss = torch.max(-advantage * ratio, -advantage * clipped).mean()
+        squared = (value - return_) ** 2
+        if s.clip_vloss:
+            near = old_value + torch.clamp(value - old_value, -s.clip_coef, s.clip_coef)
+            squared = torch.max(squared, (near - return_) ** 2)
+        entropy = policy.entropy().mean()
+        loss = policy_loss - s.ent_coef * entropy + s.vf_coef * 0.5 * squared.mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, s.max_grad_norm)
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"clip_vloss": True},
+        {"norm_adv": False, "max_grad_norm": 100.0},
+        {"ent_coef": 0.3, "vf_coef": 2.0, "clip_coef": 0.05},
+    ],
+    ids=str,
+)
+def test_update_equals_that_of_plain_modules(settings: dict[str, Any]) -> None:
+    ppo = make_ppo(learning_rate=0.01, update_epochs=2, num_minibatches=4, **settings)
+    batch = make_batch(ppo)
+    plain = PlainPPO(ppo)
+    ppo.update(batch, 0, progress=0.0)
+    for epoch in range(2):
+        for minibatch in ppo.minibatches(ppo.rows(batch), 4, 0, epoch):
+            plain.step(*minibatch)
+    for layer, linear in zip(SPEC.layers, plain.linears, strict=True):
+        for name, parameter in (("weight", linear.weight.t()), ("bias", linear.bias)):
+            ours = ppo.network.parameters[f"{layer.name}.{name}"]
+            torch.testing.assert_close(ours, parameter, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_ppo_learns_which_action_each_observation_wants(seed: int) -> None:
+    ppo = make_ppo(seed=seed, learning_rate=0.01, num_minibatches=2)
+    history = [
+        ppo.update(act(ppo, update_index), update_index, progress=0.0) for update_index in range(40)
+    ]
+    assert act(ppo, seed=41).reward.mean() > 0.9, "an untrained policy gets 0.5"
+    assert history[-1]["losses/entropy"] < 0.5
+
+
+def act(ppo: PPO, seed: int) -> Batch:
+    """Episodes of one step, with reward 1 where the action is the sign of the first number."""
+    batch = make_synthetic_batch(ppo.network, 16, 16, seed)
+    with torch.no_grad():
+        logits, _ = ppo.network(torch.from_numpy(batch.observation[:-1]).flatten(0, 1))
+    policy = torch.distributions.Categorical(logits=logits)
+    is_1 = np.random.default_rng(seed).random(256) < policy.probs[:, 1].numpy()
+    log_prob = policy.log_prob(torch.from_numpy(is_1).long())
+    batch.action[:] = is_1.reshape(16, 16)
+    batch.behavior_log_prob[:] = log_prob.numpy().reshape(16, 16)
+    batch.reward[:] = batch.action == (batch.observation[:-1, :, 0] > 0)
+    end_every_step(batch)
+    return batch
+
+
+def end_every_step(batch: Batch) -> None:
+    batch.terminated[:], batch.truncated[:] = True, False
+    batch.final_t = batch.final_env = np.zeros(0, np.int32)
+    batch.final_value = np.zeros(0, np.float32)
+
+
+def test_update_is_the_same_bits_each_time() -> None:
+    results = []
+    for _ in range(2):
+        ppo = make_ppo(update_epochs=3)
+        metrics = ppo.update(make_batch(ppo), 4, progress=0.0)
+        results.append((metrics, ppo.network.export().tobytes()))
+    assert results[0] == results[1]
+
+
+def test_update_depends_on_the_order_of_its_index() -> None:
+    results = set()
+    for update_index in (0, 1):
+        ppo = make_ppo()
+        ppo.update(make_batch(ppo), update_index, progress=0.0)
+        results.add(ppo.network.export().tobytes())
+    assert len(results) == 2
+
+
+def test_update_leaves_the_batch_as_it_was() -> None:
+    ppo = make_ppo()
+    batch, untouched = make_batch(ppo), make_batch(ppo)
+    ppo.update(batch, 0, progress=0.0)
+    for name in ("observation", "action", "reward", "value", "behavior_log_prob", "final_value"):
+        assert np.array_equal(getattr(batch, name), getattr(untouched, name)), f"{name} changed"
+
+
+def test_large_step_ends_the_epochs_once_target_kl_is_passed() -> None:
+    steps = {}
+    for target_kl in (None, 1e-3, 1e9):
+        ppo = make_ppo(learning_rate=0.05, update_epochs=10, num_minibatches=2, target_kl=target_kl)
+        ppo.update(make_synthetic_batch(ppo.network, 16, 8), 0, progress=0.0)
+        steps[target_kl] = ppo.optimizer.step_count
+    assert steps[None] == steps[1e9] == 20
+    assert steps[1e-3] == 2, "the passes did not stop after the first epoch"
+
+
+def test_learning_rate_falls_linearly_if_asked_to() -> None:
+    for progress, expected in ((0.0, 0.01), (0.25, 0.0075), (1.0, 0.0)):
+        ppo = make_ppo(learning_rate=0.01, anneal_lr=True)
+        metrics = ppo.update(make_batch(ppo), 0, progress)
+        assert metrics["charts/learning_rate"] == pytest.approx(expected)
+    ppo = make_ppo(learning_rate=0.01)
+    metrics = ppo.update(make_batch(ppo), 0, progress=0.5)
+    assert metrics["charts/learning_rate"] == 0.01
+
+
+def test_annealed_to_nothing_a_step_changes_nothing() -> None:
+    ppo = make_ppo(anneal_lr=True)
+    before = ppo.network.export()
+    ppo.update(make_batch(ppo), 0, progress=1.0)
+    assert np.array_equal(ppo.network.export(), before)
+
+
+def test_truncated_steps_learn_from_their_final_value() -> None:
+    results = []
+    for final_value in (0.0, 50.0):
+        ppo = make_ppo(norm_adv=False)
+        batch = make_batch(ppo)
+        assert len(batch.final_value) > 0
+        batch.final_value[:] = final_value
+        results.append(ppo.update(batch, 0, progress=0.0)["losses/value_loss"])
+    assert results[1] > results[0] + 1.0
+
+
+def test_normalized_advantages_have_mean_0_and_deviation_1() -> None:
+    result = normalized(torch.tensor([1.0, 2.0, 3.0, 10.0]))
+    assert result.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert result.std().item() == pytest.approx(1.0)
+
+
+def test_explained_variance_is_1_when_perfect_and_0_for_a_constant() -> None:
+    return_ = torch.tensor([1.0, 2.0, 4.0, 7.0])
+    assert explained_variance(return_, return_) == 1.0
+    assert explained_variance(torch.full((4,), 3.0), return_) == pytest.approx(0.0)
+    assert explained_variance(return_, torch.ones(4)) == 0.0, "equal returns explain nothing"
