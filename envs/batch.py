@@ -12,7 +12,7 @@ from gymnasium.spaces import Discrete
 from rollout.envs import philox
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
-from rollout.envs.records import RecordsView, RecordView
+from rollout.envs.records import ArrayView, RecordView
 
 TEMPLATE = Path(__file__).parent / "batch_kernel.py"
 
@@ -22,12 +22,21 @@ def record_dtype(env: type[CompiledEnv]) -> np.dtype:
     return np.dtype([("clock", philox.CLOCK), ("state", env.state)])
 
 
-def env_bindings(env: type[CompiledEnv]) -> dict[str, Any]:
+def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
     """What batch_kernel.py needs to know of an environment."""
-    return {
-        "env_reset": env.reset,
-        "env_step": env.step,
-        "env_observe": env.observe,
+    functions = {"env_reset": env.reset, "env_step": env.step, "env_observe": env.observe}
+    if not jit:  # NumPy's numbers wrap and round where compiled code does not: see records.py
+        functions |= {
+            "env_step": lambda state, params, action, draw: env.step(
+                state, params, int(action), draw
+            ),
+            "env_observe": lambda state, params, observation: env.observe(
+                state, params, ArrayView(observation)
+            ),
+        }
+    return functions | {
+        "ENV_RECORD": record_dtype(env),
+        "PARAMS_RECORD": env.params_dtype(),
         "MAX_EPISODE_STEPS": env.max_episode_steps or 0,
         "STATE_OFFSET": philox.CLOCK.itemsize,
         "STEP_DRAWS": _uses_parameter(env.step, 3),
@@ -45,6 +54,7 @@ class Envs:
     """Environments first_env, …, first_env + num_envs - 1 of a run, all at the start of episode 0.
 
     Holds everything about them in `records`, [N] of `record_dtype(env)`. Owned by one process.
+    jit=False runs the same functions as plain Python, for a debugger.
     """
 
     def __init__(
@@ -57,23 +67,26 @@ class Envs:
         params: Mapping[str, Any] | None = None,
         jit: bool = True,
     ) -> None:
+        _check_range("num_envs", num_envs, 1, 2**31)
+        _check_range("seed", seed, 0, 2**32)
+        _check_range("first_env", first_env, 0, 2**32 - num_envs + 1)
         self.env = env
         self.num_envs = num_envs
         self.records = np.zeros(num_envs, record_dtype(env))
         self.record_bytes = self.records.view(np.uint8).reshape(num_envs, -1)
         self.params = env.make_params(params)
+        self.params_bytes = self.params.view(np.uint8).reshape(1, -1)
         self.jit = jit
         self._kernels = load_env_kernels(env, jit)
+        self._step_all = self._kernels.step_all
         self._kernels.begin_all(*self.kernel_arguments(), np.uint32(seed), np.uint32(first_env))
 
     def __repr__(self) -> str:
         return f"Envs({self.env.__name__}, num_envs={self.num_envs}, jit={self.jit})"
 
-    def kernel_arguments(self) -> tuple[Any, Any, Any]:
-        """(envs, env_bytes, params) as the kernels take them."""
-        if self.jit:
-            return self.records, self.record_bytes, self.params
-        return RecordsView(self.records), self.record_bytes, RecordsView(self.params)
+    def kernel_arguments(self) -> tuple[np.ndarray, np.ndarray]:
+        """(env_bytes, params_bytes) as the kernels take them."""
+        return self.record_bytes, self.params_bytes
 
     def snapshot(self) -> bytes:
         """All that the environments will ever do depends on: their records, as bytes."""
@@ -93,12 +106,12 @@ class Envs:
         space = self.env.observation_space
         assert space.shape is not None
         observation = np.zeros((self.num_envs, *space.shape), space.dtype)
-        envs, _, params = self.kernel_arguments()
-        self._kernels.observe_all(envs, params, observation)
+        self._kernels.observe_all(*self.kernel_arguments(), observation)
         return observation
 
     def render(self, i: int = 0) -> np.ndarray:
         """Environment i as a picture, uint8 [height, width, 3]."""
+        _check_range("i", i, 0, self.num_envs)
         render = getattr(self.env, "render", None)
         if render is None:
             raise EnvError(f"{self.env.__qualname__} has no render(state, params)")
@@ -106,11 +119,25 @@ class Envs:
         return render(state, RecordView(self.params))
 
     def step(self, action: np.ndarray, outcome: "Outcome") -> None:
-        """Step all environments once with action [N], and write `outcome`."""
-        finals, episodes = self._kernels.step_all(
-            *self.kernel_arguments(), action, *outcome.arrays()
-        )
-        outcome.num_finals, outcome.num_episodes = int(finals), int(episodes)
+        """Step all environments once with action, int32 [N], and write `outcome`."""
+        try:
+            # The kernel knows dtypes and contiguity by its types, but not lengths.
+            if len(action) != self.num_envs or outcome.num_envs != self.num_envs:
+                raise TypeError
+            outcome.num_finals, outcome.num_episodes = self._step_all(
+                self.record_bytes, self.params_bytes, action, *outcome.arrays
+            )
+        except TypeError as error:
+            raise EnvError(self._step_problem(action, outcome)) from error
+
+    def _step_problem(self, action: Any, outcome: "Outcome") -> str:
+        if outcome.env is not self.env or outcome.num_envs != self.num_envs:
+            return f"{self!r} stepped with {outcome!r}"
+        found = type(action).__name__
+        if isinstance(action, np.ndarray):
+            found = f"{action.dtype} {list(action.shape)}"
+            found += "" if action.flags.c_contiguous else ", not contiguous"
+        return f"{self.env.__qualname__} got actions {found}, wanted int32 [{self.num_envs}]"
 
 
 class Outcome:
@@ -127,6 +154,8 @@ class Outcome:
     def __init__(self, env: type[CompiledEnv], num_envs: int) -> None:
         space = env.observation_space
         assert space.shape is not None
+        self.env = env
+        self.num_envs = num_envs
         self.observation = np.zeros((num_envs, *space.shape), space.dtype)
         self.reward = np.zeros(num_envs, np.float32)
         self.terminated = np.zeros(num_envs, np.bool_)
@@ -138,10 +167,7 @@ class Outcome:
         self.episode_length = np.zeros(num_envs, np.int32)
         self.num_finals = 0
         self.num_episodes = 0
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """The arrays in the order `step_all` takes them."""
-        return (
+        self.arrays = (  # in the order `step_all` takes them
             self.observation,
             self.reward,
             self.terminated,
@@ -153,6 +179,14 @@ class Outcome:
             self.episode_length,
         )
 
+    def __repr__(self) -> str:
+        return f"Outcome({self.env.__name__}, num_envs={self.num_envs})"
+
+
+def _check_range(name: str, value: Any, low: int, stop: int) -> None:
+    if not (isinstance(value, int | np.integer) and low <= value < stop):
+        raise EnvError(f"{name}={value!r}, wanted an integer from {low} to {stop - 1}")
+
 
 def action_dtype(env: type[CompiledEnv]) -> np.dtype:
     """dtype of an action in arrays of actions."""
@@ -160,21 +194,48 @@ def action_dtype(env: type[CompiledEnv]) -> np.dtype:
     return np.dtype(np.int32)
 
 
+def load_env_kernels(env: type[CompiledEnv], jit: bool = True) -> Any:
+    """The functions of batch_kernel.py for one environment; loaded once per process."""
+    return _load_env_kernels(env, jit)
+
+
 @functools.cache
-def load_env_kernels(env: type[CompiledEnv], jit: bool = True):
-    """The functions of batch_kernel.py for one environment."""
+def _load_env_kernels(env: type[CompiledEnv], jit: bool) -> Any:
     from rollout.envs import kernels  # loads Numba, which who only names environments can spare
 
-    def examples(_kernels: Any) -> dict[str, tuple]:
-        records = np.zeros(2, record_dtype(env))
-        record_bytes = records.view(np.uint8).reshape(2, -1)
-        params = env.make_params()
-        outcome = Outcome(env, 2)
-        head = (records, record_bytes, params)
-        return {
-            "begin_all": (*head, np.uint32(0), np.uint32(0)),
-            "observe_all": (records, params, outcome.observation),
-            "step_all": (*head, np.zeros(2, action_dtype(env)), *outcome.arrays()),
-        }
+    outcome = Outcome(env, 2)
+    head = (np.zeros((2, record_dtype(env).itemsize), np.uint8), np.zeros((1, 1), np.uint8))
+    examples = {
+        "begin_all": (*head, np.uint32(0), np.uint32(0)),
+        "observe_all": (*head, outcome.observation),
+        "step_all": (*head, np.zeros(2, action_dtype(env)), *outcome.arrays),
+    }
+    return kernels.load_kernels(
+        TEMPLATE, env_bindings(env, jit), examples, jit, authored=_authored_functions(env)
+    )
 
-    return kernels.load_kernels(TEMPLATE, env_bindings(env), examples, jit)
+
+def _authored_functions(env: type[CompiledEnv]):
+    """What kernels.py must know of an environment to blame the right line of it."""
+    import numba
+
+    from rollout.envs.kernels import Authored
+
+    state, params, draw, action = (
+        numba.typeof(np.zeros(1, dtype)[0])
+        for dtype in (env.state, env.params_dtype(), philox.CLOCK, action_dtype(env))
+    )
+    observation = numba.typeof(Outcome(env, 1).observation[0])
+    return Authored(
+        owner=env.__qualname__,
+        types={
+            "env_reset": (state, params, draw),
+            "env_step": (state, params, action, draw),
+            "env_observe": (state, params, observation),
+        },
+        returns={
+            "env_reset": "nothing",
+            "env_step": "(reward, terminated)",
+            "env_observe": "nothing (it writes into `observation`)",
+        },
+    )

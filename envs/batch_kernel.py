@@ -1,21 +1,24 @@
 """The loops around an environment's own functions. Compiled once per environment.
 
 This file is a template: `kernels.py` runs it with the names under "Bound" set to one environment's
-functions and constants, and with `jit` either Numba's or nothing (plain Python, for a debugger). `entry`
-marks what is called from Python.
-Nothing here uses Python objects. `envs` is an array [N] of records {clock, state}; see philox.CLOCK.
+functions and constants, and with `jit` either Numba's or nothing (plain Python, for a debugger).
+`entry` marks what is called from Python.
+
+Nothing here uses Python objects. `envs` is an array [N] of records {clock, state} (philox.CLOCK).
+Entries take records as bytes (`env_bytes` [N, size], `params_bytes` [1, size]): to pass an array of
+records from Python costs five times as much as to pass one of bytes.
 
 Time: the step with clock.t == t is the one that leads from observation t of its episode to
 observation t + 1.
 """
 
-import numpy as np
-
 from rollout.envs.kernels import bound
+from rollout.envs.records import records
 
 # Bound when compiled: see kernels.env_bindings.
 jit, entry = bound("jit"), bound("entry")
 env_reset, env_step, env_observe = bound("env_reset"), bound("env_step"), bound("env_observe")
+ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")
 MAX_EPISODE_STEPS = bound("MAX_EPISODE_STEPS")  # 0: no limit
 STATE_OFFSET = bound("STATE_OFFSET")  # bytes of a record before its state
 STEP_DRAWS = bound("STEP_DRAWS")  # whether `step` uses its draws at all
@@ -36,8 +39,9 @@ def begin_episode(envs, env_bytes, params, i):
 
 
 @entry
-def begin_all(envs, env_bytes, params, seed, first_env):
-    """Put every environment at the start of its episode 0. Writes envs."""
+def begin_all(env_bytes, params_bytes, seed, first_env):
+    """Put every environment at the start of its episode 0. Writes env_bytes."""
+    envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
     for i in range(envs.shape[0]):
         clock = envs[i].clock
         clock.seed = seed
@@ -74,17 +78,17 @@ def next_episode(envs, env_bytes, params, i):
 
 
 @entry
-def observe_all(envs, params, observation):
+def observe_all(env_bytes, params_bytes, observation):
     """Write observation [N, …] of all environments."""
+    envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
     for i in range(envs.shape[0]):
         observe_one(envs, params, i, observation[i])
 
 
 @entry
 def step_all(
-    envs,
     env_bytes,
-    params,
+    params_bytes,
     action,
     observation,
     reward,
@@ -102,6 +106,7 @@ def step_all(
     [N], the true last observation of each truncated environment and the statistics of each finished
     episode, both in environment order.
     """
+    envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
     finals = 0
     episodes = 0
     for i in range(envs.shape[0]):

@@ -41,9 +41,11 @@ class CartPole(CompiledEnv):
         force = params.force if action == 1 else -params.force
         cos_theta, sin_theta = math.cos(state.theta), math.sin(state.theta)
         # Florian, "Correct equations for the dynamics of the cart-pole system" (2007)
-        pull = (force + POLE_MASS_LENGTH * state.theta_dot**2 * sin_theta) / TOTAL_MASS
+        pull = (
+            force + POLE_MASS_LENGTH * (state.theta_dot * state.theta_dot) * sin_theta
+        ) / TOTAL_MASS
         theta_acc = (GRAVITY * sin_theta - cos_theta * pull) / (
-            HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos_theta**2 / TOTAL_MASS)
+            HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * (cos_theta * cos_theta) / TOTAL_MASS)
         )
         x_acc = pull - POLE_MASS_LENGTH * theta_acc * cos_theta / TOTAL_MASS
         state.x += TAU * state.x_dot

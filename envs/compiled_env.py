@@ -16,6 +16,7 @@ an environment remembers is in `state`. Numba compiles them; the kit adds the ba
 limit, autoreset, episode statistics, seeding and snapshots.
 """
 
+import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -51,6 +52,9 @@ class CompiledEnv:
     observation_space: ClassVar[Space]
     action_space: ClassVar[Space]
     max_episode_steps: ClassVar[int | None] = None
+    reset: Any
+    step: Any
+    observe: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -69,16 +73,35 @@ class CompiledEnv:
     def make_params(cls, chosen: Mapping[str, Any] | None = None) -> np.ndarray:
         """The params record, shape [1], with `chosen` in place of the defaults."""
         chosen = dict(chosen or {})
-        unknown = [name for name in chosen if name not in cls.params]
-        if unknown:
-            raise EnvError(
-                f"{cls.__qualname__} has no params {', '.join(unknown)}; "
-                f"it has {', '.join(cls.params) or 'none'}"
-            )
+        problems = [_param_problem(cls.params, name, value) for name, value in chosen.items()]
+        if any(problems):
+            raise EnvError(f"{cls.__qualname__}: " + "; ".join(filter(None, problems)))
         record = np.zeros(1, cls.params_dtype())
         for name, value in (dict(cls.params) | chosen).items():
             record[name] = value
         return record
+
+
+def _param_problem(params: Mapping[str, Any], name: str, value: Any) -> str | None:
+    if name not in params:
+        near = difflib.get_close_matches(name, params, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(params) or 'none'}"
+        return f"no param {name!r}; {hint}"
+    kind = type(params[name])
+    fits = {
+        bool: isinstance(value, bool | np.bool_),
+        int: isinstance(value, int | np.integer) and not isinstance(value, bool),
+        float: isinstance(value, int | float | np.integer | np.floating)
+        and not isinstance(value, bool),
+    }[kind]
+    if not fits:
+        return f"param {name}={value!r}, wanted {_ARTICLE[kind]} like the default {params[name]!r}"
+    if kind is int and not -(2**63) <= value < 2**63:
+        return f"param {name}={value!r} does not fit into 64 bits"
+    return None
+
+
+_ARTICLE = {bool: "a bool", int: "an int", float: "a float"}
 
 
 def _problems(cls: type[CompiledEnv]) -> list[str]:
@@ -89,26 +112,66 @@ def _problems(cls: type[CompiledEnv]) -> list[str]:
         problems.append(
             f"state is {state!r}, wanted a structured dtype such as np.dtype([('x', 'f8')])"
         )
-    elif state.hasobject:
-        problems.append(f"state {state} holds Python objects; use numbers and fixed-size arrays")
-    for name, value in cls.params.items():
-        if type(value) not in (bool, int, float):
-            problems.append(f"params[{name!r}]={value!r}, wanted a bool, an int or a float")
+    else:
+        problems += _state_problems(state)
+    if isinstance(cls.params, Mapping):
+        for name, value in cls.params.items():
+            if type(value) not in (bool, int, float):
+                problems.append(f"params[{name!r}]={value!r}, wanted a bool, an int or a float")
+            elif not str(name).isidentifier():
+                problems.append(f"params[{name!r}] is not a name")
+            elif type(value) is int and not -(2**63) <= value < 2**63:
+                problems.append(f"params[{name!r}]={value!r} does not fit into 64 bits")
+    else:
+        problems.append(f"params is {cls.params!r}, wanted a dictionary of numbers")
     observation_space = getattr(cls, "observation_space", None)
     if not (isinstance(observation_space, Box) and len(observation_space.shape) >= 1):
         problems.append(f"observation_space is {observation_space!r}, wanted a Box of shape (n, …)")
+    elif 0 in observation_space.shape or observation_space.dtype not in _NUMBERS:
+        problems.append(
+            f"observation_space is {observation_space!r}, wanted at least one number, of "
+            f"{', '.join(str(number) for number in _NUMBERS)}"
+        )
     action_space = getattr(cls, "action_space", None)
     if not (isinstance(action_space, Discrete) and action_space.start == 0):
         problems.append(f"action_space is {action_space!r}, wanted Discrete(n) that starts at 0")
     limit = cls.max_episode_steps
-    if limit is not None and not (isinstance(limit, int) and 0 < limit < 2**31):
+    if limit is not None and not (type(limit) is int and 0 < limit < 2**31):
         problems.append(f"max_episode_steps={limit!r}, wanted a positive integer or None")
     for name, wanted in SIGNATURES.items():
-        function = inspect.getattr_static(cls, name, None)
-        if not inspect.isfunction(function):
-            problems.append(f"{name}({', '.join(wanted)}) is missing")
-        elif len(inspect.signature(function).parameters) != len(wanted):
-            problems.append(
-                f"{name} takes {inspect.signature(function)}, wanted ({', '.join(wanted)})"
-            )
+        problems += _function_problems(cls, name, wanted)
     return problems
+
+
+# What compiled code computes with, and a record may hold.
+_NUMBERS = [
+    np.dtype(code) for code in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
+]
+
+
+def _state_problems(dtype: np.dtype, prefix: str = "") -> list[str]:
+    problems = []
+    for name in dtype.names or ():
+        field = dtype[name]
+        if field.base.names:
+            problems += _state_problems(field.base, f"{prefix}{name}.")
+        elif field.base not in _NUMBERS:
+            problems.append(f"state.{prefix}{name} is {field}, wanted numbers or arrays of numbers")
+        elif 0 in field.shape:
+            problems.append(f"state.{prefix}{name} is {field}, which holds nothing")
+    return problems
+
+
+def _function_problems(cls: type[CompiledEnv], name: str, wanted: tuple[str, ...]) -> list[str]:
+    function = inspect.getattr_static(cls, name, None)
+    form = f"def {name}({', '.join(wanted)})"
+    if function is None:
+        return [f"{form} is missing"]
+    if not inspect.isfunction(function):
+        return [f"{name} is a {type(function).__name__}, wanted a plain function, {form}"]
+    parameters = inspect.signature(function).parameters.values()
+    if len(parameters) != len(wanted) or any(
+        parameter.kind != parameter.POSITIONAL_OR_KEYWORD for parameter in parameters
+    ):
+        return [f"{name} takes {inspect.signature(function)}, wanted ({', '.join(wanted)})"]
+    return []

@@ -5,32 +5,37 @@ batch_kernel.py). `load_kernels` runs it with those names bound. What Numba comp
 
     $XDG_CACHE_HOME/rollout/HASH/      (ROLLOUT_CACHE_DIR overrides; 0700)
 
-where HASH covers everything the machine code depends on: the template, the source of every function
-reached from what was bound, this kit, the versions of Numba and NumPy, and the CPU. Numba's own cache
-keys miss changes in callees, and two processes that fill one entry at once can corrupt it silently.
-So an entry is filled beside its place under an exclusive lock and renamed when whole, and whoever
-needs a kernel comes through here. Functions without a file (notebooks) compile without the cache.
+where HASH covers everything the machine code depends on (fingerprints.py). Numba's own cache keys
+miss changes in callees, and two processes that fill one entry at once can corrupt it silently. So
+an entry is filled beside its place under an exclusive lock, sealed with a digest of its files and
+renamed, and whoever needs a kernel comes through here. An entry that its seal does not fit is made
+anew. Functions without a file (notebooks) compile without the cache; so does everything where the
+cache cannot be written.
 """
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import inspect
 import os
 import shutil
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding
 import numba
-import numpy as np
 from numba.core import config as numba_config
-from numba.extending import register_jitable
+from numba.extending import overload, register_jitable
 
 from rollout.envs import philox_compiled  # noqa: F401  (gives philox.py its compiled bodies)
+from rollout.envs.compile_errors import check_returns, explained, is_of_kit
+from rollout.envs.errors import EnvError
+from rollout.envs.fingerprints import Uncached, fingerprint, named_in
+from rollout.envs.records import records
 
 _bindings: Mapping[str, Any] = {}  # of the template that runs now
 _preamble: Mapping[str, Any] = {}  # what the source before it has defined
@@ -41,45 +46,71 @@ def bound(name: str) -> Any:
     return _bindings[name] if name in _bindings else _preamble[name]
 
 
-class Uncached(Exception):
-    """The function has no source file, so its machine code cannot be kept."""
+@overload(records)
+def _records(record_bytes, dtype):
+    return lambda record_bytes, dtype: record_bytes.reshape(-1).view(dtype)
+
+
+@dataclass(frozen=True)
+class Authored:
+    """The functions among the bindings that an environment's author wrote.
+
+    They are compiled first, each alone, so that what is wrong with one is said of that one.
+    owner: the environment's name. types: binding → argument types. returns: binding → what it must
+    return (see compile_errors.check_returns).
+    """
+
+    owner: str
+    types: Mapping[str, tuple]
+    returns: Mapping[str, str]
 
 
 def load_kernels(
     template: Path,
     bindings: Mapping[str, Any],
-    examples: Callable[[Any], Mapping[str, tuple]] | None,
+    examples: Mapping[str, tuple],
     jit: bool = True,
+    *,
     preamble: str = "",
+    authored: Authored | None = None,
 ) -> types.SimpleNamespace:
     """The template's functions, compiled for the given bindings.
 
+    examples: for each function to call from Python, arguments of the types it will be called with.
+        Those functions are compiled (or loaded) here and never again, so a call with other types
+        raises TypeError.
     preamble: generated source that runs before the template and whose names the template may bind.
+    authored: what among the bindings has not been checked yet.
 
-    examples(kernels) returns, for each function to call from Python, arguments of the types it will
-    be called with; those functions are compiled (or loaded) here and never again, so a call with
-    other types raises TypeError. With jit=False the template runs as plain Python.
+    With jit=False the template runs as plain Python. Raises EnvError where a function of the
+    environment's does not compile.
     """
     source = preamble + template.read_text()
     if not jit:
         plain = {"jit": _identity, "jit_fma": _identity, "entry": _identity}
         return _run(source, template, plain | dict(bindings), "rollout_plain")
+    if numba_config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
+        raise EnvError(
+            "NUMBA_DISABLE_JIT is set, so nothing compiles; unset it, or ask for jit=False"
+        )
     for value in bindings.values():
         if inspect.isfunction(value):
             _make_reachable_jitable(value)
+    types_of = {
+        name: tuple(numba.typeof(argument) for argument in arguments)
+        for name, arguments in examples.items()
+    }
     compiled = {name: _compiled_if_function(value) for name, value in bindings.items()}
+    compile_in = functools.partial(_compile, source, template.name, compiled, authored, types_of)
     try:
-        digest = _digest(source, bindings)
+        digest = fingerprint(source, bindings, types_of)
     except Uncached:
-        return _compile(source, template, compiled, examples, cache=False, name="rollout_kernel")
+        return compile_in(None, "rollout_kernel")
     name = f"rollout_kernel_{digest[:16]}"
-    with _cache_entry(digest) as folder:
-        if folder is None:
-            return _compile(source, template, compiled, examples, cache=False, name=name)
-        place = folder / template.name
-        if not place.exists():
-            place.write_text(source)
-        return _compile(source, place, compiled, examples, cache=True, name=name)
+    try:
+        return _through_cache(digest, functools.partial(compile_in, name=name))
+    except OSError:  # a folder that cannot be written, a full disk
+        return compile_in(None, name)
 
 
 def cache_directory() -> Path:
@@ -98,24 +129,111 @@ def _compiled_if_function(value: Any) -> Any:
     return numba.njit(error_model="numpy")(value) if inspect.isfunction(value) else value
 
 
-def _compile(source, place, bindings, examples, cache, name):
+def _through_cache(digest: str, compile_in) -> types.SimpleNamespace:
+    """compile_in(folder), in the folder of `digest`, which it fills unless it is whole already."""
+    home = cache_directory()
+    entry = home / digest
+    if _is_whole(entry):
+        return compile_in(entry)
+    with _locked(home):
+        if _is_whole(entry):  # filled by another process while this one waited
+            return compile_in(entry)
+        beside = home / f"{digest}.partial"  # if there: of a process that died
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(mode=0o700)
+        kernels = compile_in(beside)
+        (beside / SEAL).write_text(_digest_of_files(beside))
+        shutil.rmtree(entry, ignore_errors=True)  # if there: damaged
+        beside.rename(entry)
+        return kernels
+
+
+SEAL = "digest"  # the file whose presence and content say that an entry is whole
+
+
+def _is_whole(entry: Path) -> bool:
+    """Whether all of an entry is there, ours, and as it was written.
+
+    Half an entry (a full disk, a crashed machine) would otherwise end in an error from Numba, or
+    worse. And machine code is only run from a folder of our own.
+    """
+    try:
+        if entry.stat().st_uid != os.getuid():
+            return False
+        return (entry / SEAL).read_text() == _digest_of_files(entry)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _digest_of_files(entry: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(entry.rglob("*")):
+        if file.is_file() and file.name != SEAL:
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(entry)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(home / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _compile(source, file_name, bindings, authored, types_of, folder, name):
+    """Run the template and compile its entries; `folder` keeps the machine code, unless None."""
+    is_kept = folder is not None and (folder / SEAL).exists()
+    if authored and not is_kept:
+        _compile_authored(authored, bindings)
     flags = {"error_model": "numpy", "nogil": True}
     jits = {
         "jit": numba.njit(**flags),
         # a * b + c in one rounding: twice as fast in a policy, but not what an author's step says
         "jit_fma": numba.njit(fastmath={"contract"}, **flags),
-        "entry": numba.njit(cache=cache, **flags),
+        "entry": numba.njit(cache=folder is not None, **flags),
     }
-    kept_elsewhere, numba_config.CACHE_DIR = numba_config.CACHE_DIR, ""  # beside `place`, always
-    try:
+    place = Path(file_name)
+    if folder is not None:
+        place = folder / file_name  # Numba keeps machine code beside the source
+        if not place.exists():
+            place.write_text(source)
+    with _beside_the_source():
         kernels = _run(source, place, jits | dict(bindings), name)
-        for function, arguments in (examples(kernels) if examples else {}).items():
+        for function, arguments in types_of.items():
             dispatcher = getattr(kernels, function)
-            dispatcher.compile(tuple(numba.typeof(argument) for argument in arguments))
+            dispatcher.compile(arguments)
             dispatcher.disable_compile()
-    finally:
-        numba_config.CACHE_DIR = kept_elsewhere
     return kernels
+
+
+def _compile_authored(authored: Authored, bindings: Mapping[str, Any]) -> None:
+    for name, argument_types in authored.types.items():
+        dispatcher = bindings[name]
+        try:
+            dispatcher.compile(argument_types)
+        except Exception as error:  # not only NumbaError: an unknown field ends in a KeyError
+            raise explained(authored.owner, dispatcher.py_func, error) from error
+        found = dispatcher.nopython_signatures[0].return_type
+        check_returns(authored.owner, dispatcher.py_func, authored.returns[name], found)
+
+
+@contextlib.contextmanager
+def _beside_the_source() -> Iterator[None]:
+    """Let no setting of the user's send Numba's cache elsewhere."""
+    settings = {"CACHE_DIR": "", "CACHE_LOCATOR_CLASSES": "InTreeCacheLocator"}
+    kept = {name: getattr(numba_config, name, "") for name in settings}
+    for name, value in settings.items():
+        setattr(numba_config, name, value)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(numba_config, name, value)
 
 
 def _run(source: str, place: Path, bindings: Mapping[str, Any], name: str):
@@ -133,117 +251,13 @@ def _run(source: str, place: Path, bindings: Mapping[str, Any], name: str):
     return types.SimpleNamespace(**vars(module))
 
 
-@contextlib.contextmanager
-def _cache_entry(digest: str) -> Iterator[Path | None]:
-    """A folder to load from or to fill; None where this machine's cache cannot be written."""
-    home = cache_directory()
-    entry = home / digest
-    if entry.is_dir():
-        yield entry
-        return
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(home / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:
-        yield None
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if entry.is_dir():  # filled by another process while this one waited
-            yield entry
-            return
-        beside = home / f"{digest}.partial"  # of a process that died: nobody else holds the lock
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(mode=0o700)
-        yield beside
-        beside.rename(entry)
-    finally:
-        os.close(lock)
-
-
-def _digest(source: str, bindings: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
-
-    def add(*parts: str) -> None:
-        for part in parts:
-            digest.update(part.encode() + b"\0")
-
-    add(sys.version, numba.__version__, np.__version__, str(llvmlite.binding.llvm_version_info))
-    add(llvmlite.binding.get_host_cpu_name(), str(llvmlite.binding.get_host_cpu_features()))
-    for file in sorted(Path(__file__).parent.glob("*.py")):  # the kit itself
-        if file.name in ("philox.py", "philox_compiled.py", "kernels.py", "batch_kernel.py"):
-            add(file.name, file.read_text())
-    add(source)
-    for name in sorted(bindings):
-        value = bindings[name]
-        if inspect.isfunction(value):
-            for function, source in _reached(value):
-                add(name, function.__qualname__, source, _constants(function))
-        elif not isinstance(
-            value, numba.core.dispatcher.Dispatcher
-        ):  # those: by their own bindings
-            add(name, repr(value))
-    return digest.hexdigest()
-
-
-def _reached(function: types.FunctionType) -> list[tuple[types.FunctionType, str]]:
-    """`function` and every plain Python function it reaches, with their sources."""
-    found: dict[types.FunctionType, str] = {}
-    waiting = [function]
-    while waiting:
-        one = waiting.pop()
-        if one in found:
-            continue
-        try:
-            found[one] = inspect.getsource(one)
-            if not Path(inspect.getfile(one)).is_file():
-                raise Uncached(one.__qualname__)
-        except (OSError, TypeError) as error:
-            raise Uncached(one.__qualname__) from error
-        waiting += [value for value in _named_in(one).values() if inspect.isfunction(value)]
-    return sorted(found.items(), key=lambda item: (item[0].__module__, item[0].__qualname__))
-
-
-def _named_in(function: types.FunctionType) -> dict[str, Any]:
-    """The globals and closure variables a function's code names, `module.name` included."""
-    names: list[str] = []
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        names += code.co_names
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    closure = inspect.getclosurevars(function).nonlocals
-    values = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    values |= closure
-    for name, value in list(values.items()):
-        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] not in (
-            "numpy",
-            "math",
-        ):
-            values |= {f"{name}.{n}": getattr(value, n) for n in names if hasattr(value, n)}
-    return values
-
-
-def _constants(function: types.FunctionType) -> str:
-    """The values Numba will freeze into the machine code of `function`."""
-    lines = []
-    for name, value in sorted(_named_in(function).items()):
-        if isinstance(value, np.ndarray):
-            lines.append(
-                f"{name}={value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
-            )
-        elif isinstance(value, int | float | str | bool | tuple | np.generic):
-            lines.append(f"{name}={value!r}")
-    return "\n".join(lines)
-
-
 def _make_reachable_jitable(function: types.FunctionType) -> None:
     """Let compiled code call the plain Python helpers that `function` reaches."""
     waiting = [function]
     seen = set()
     while waiting:
-        for value in _named_in(waiting.pop()).values():
-            if inspect.isfunction(value) and value not in seen and not _is_of_kit(value):
+        for value in named_in(waiting.pop()).values():
+            if inspect.isfunction(value) and value not in seen and not is_of_kit(value):
                 seen.add(value)
                 waiting.append(value)
                 if value not in _jitable:
@@ -252,7 +266,3 @@ def _make_reachable_jitable(function: types.FunctionType) -> None:
 
 
 _jitable: set[types.FunctionType] = set()
-
-
-def _is_of_kit(function: types.FunctionType) -> bool:
-    return function.__module__.startswith(("rollout.envs.philox", "numba.", "numpy"))

@@ -40,7 +40,7 @@ ROUNDS = 10
 
 
 def philox(seed, stream, env, episode, t, k):
-    """Four uint32 words for one place, as Python integers, or as uint64 arrays if any word is one."""
+    """Four uint32 words for one place: Python integers, or uint64 arrays if any argument is one."""
     key_0, key_1 = seed, stream
     word_0, word_1, word_2, word_3 = env, episode, t, k
     for _ in range(ROUNDS):

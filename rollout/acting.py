@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from rollout.envs import kernels, philox
-from rollout.envs.batch import Envs, action_dtype, env_bindings, load_env_kernels
+from rollout.envs.batch import Envs, env_bindings, load_env_kernels
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
-
 from rollout.learners.network import NetworkSpec
 from rollout.learners.unroll import Unroll, UnrollSchema
-from rollout.shapes import make_schema  # noqa: F401
 from rollout.policy_kernel import BLOCK, num_packed, num_scratch, policy_source
+from rollout.shapes import make_schema  # noqa: F401
 
 TEMPLATE = Path(__file__).parent / "acting_kernel.py"
 
@@ -92,7 +92,7 @@ class UnrollActor:
         return f"UnrollActor({self.envs!r})"
 
     def act(self, weights: np.ndarray, greedy: bool = False) -> memoryview:
-        """Act T steps with the flat vector `weights`; returns the payload, valid until the next call.
+        """Act T steps with the flat vector `weights`; the payload is valid until the next call.
 
         greedy: take the likeliest action instead of a sampled one.
         """
@@ -109,21 +109,27 @@ class UnrollActor:
         return self.buffer.seal(int(finals), int(episodes))
 
 
-@functools.cache
 def load_acting_kernels(
     env: type[CompiledEnv], network: NetworkSpec, schema: UnrollSchema, jit: bool = True
 ) -> Any:
-    """The functions of acting_kernel.py for one environment and network.
+    """The functions of acting_kernel.py for one environment and network; once per process.
 
     Raises EnvError where the network does not fit the environment.
     """
+    return _load_acting_kernels(env, network, schema, jit)
+
+
+@functools.cache
+def _load_acting_kernels(
+    env: type[CompiledEnv], network: NetworkSpec, schema: UnrollSchema, jit: bool
+) -> Any:
     if network.observation_shape != schema.observation_shape:
         raise EnvError(
             f"the network reads observations {network.observation_shape}, "
             f"{env.__qualname__} gives {schema.observation_shape}"
         )
     env_kernels = load_env_kernels(env, jit)
-    bindings = env_bindings(env) | {
+    bindings = env_bindings(env, jit) | {
         "step_one": env_kernels.step_one,
         "observe_one": env_kernels.observe_one,
         "next_episode": env_kernels.next_episode,
@@ -131,31 +137,27 @@ def load_acting_kernels(
         "HAS_VALUE": schema.has_value,
     }
 
-    def examples(_kernels: Any) -> dict[str, tuple]:
-        envs = Envs(env, 2, 0, jit=jit)
-        weights = read_only(np.zeros(network.num_parameters, np.float32))
-        workspace = Workspace(network)
-        work = (workspace.packed, workspace.scratch)
-        buffer = UnrollBuffer(schema, 2)
-        observation, *_ = buffer.kernel_arguments()
-        return {
-            "act_unroll": (
-                *envs.kernel_arguments(),
-                weights,
-                *work,
-                workspace.uniforms,
-                True,
-                *buffer.kernel_arguments(),
-            ),
-            "evaluate": (
-                weights,
-                *work,
-                observation[0],
-                np.zeros((2, network.num_actions), np.float32),
-                np.zeros(2, np.float32),
-            ),
-        }
-
+    workspace, buffer = Workspace(network), UnrollBuffer(schema, 2)
+    weights = read_only(np.zeros(network.num_parameters, np.float32))
+    work = (workspace.packed, workspace.scratch)
+    observation, *_ = buffer.kernel_arguments()
+    examples = {
+        "act_unroll": (
+            *Envs(env, 2, 0, jit=jit).kernel_arguments(),
+            weights,
+            *work,
+            workspace.uniforms,
+            True,
+            *buffer.kernel_arguments(),
+        ),
+        "evaluate": (
+            weights,
+            *work,
+            observation[0],
+            np.zeros((2, network.num_actions), np.float32),
+            np.zeros(2, np.float32),
+        ),
+    }
     return kernels.load_kernels(TEMPLATE, bindings, examples, jit, preamble=policy_source(network))
 
 

@@ -1,4 +1,4 @@
-"""Acting, compiled: observe → policy → sample → step → write, T steps of N environments in one call.
+"""Acting, compiled: observe → policy → sample → step → write, T steps of N environments a call.
 
 A template (see envs/kernels.py), run behind the generated policy (policy_kernel.py), which defines
 `pack`, `forward` and the constants in capitals. Nothing here uses Python objects.
@@ -10,10 +10,12 @@ import numpy as np
 
 from rollout.envs.kernels import bound
 from rollout.envs.philox import philox, unit_float32
+from rollout.envs.records import records
 
 jit, jit_fma, entry = bound("jit"), bound("jit_fma"), bound("entry")
 step_one, observe_one = bound("step_one"), bound("observe_one")
 next_episode = bound("next_episode")
+ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")
 ACTION_STREAM = bound("ACTION_STREAM")
 HAS_VALUE = bound("HAS_VALUE")
 BLOCK, OBSERVATION_SIZE, NUM_ACTIONS = (
@@ -44,7 +46,7 @@ def draw_uniforms(envs, start, rows, uniforms):
 
 @jit
 def choose(logits, uniform, greedy):
-    """An action from softmax(logits) by inversion, or the likeliest; returns (action, its log-prob)."""
+    """An action from softmax(logits) by inversion, or the likeliest; returns (action, log-prob)."""
     highest = logits[0]
     likeliest = 0
     for a in range(1, NUM_ACTIONS):
@@ -69,9 +71,8 @@ def choose(logits, uniform, greedy):
 
 @entry
 def act_unroll(
-    envs,
     env_bytes,
-    params,
+    params_bytes,
     weights,
     packed,
     scratch,
@@ -99,6 +100,7 @@ def act_unroll(
     the cache; environments do not affect each other, so the order changes nothing. The tails are in
     the order (block, t, environment).
     """
+    envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
     T, N = reward.shape
     flat = observation.reshape(T + 1, N, OBSERVATION_SIZE)
     final_flat = final_observation.reshape(final_t.shape[0], OBSERVATION_SIZE)
@@ -123,7 +125,9 @@ def act_unroll(
                 behavior_log_prob[t, i] = log_prob
                 if HAS_VALUE:
                     value[t, i] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]
-                reward[t, i], terminated[t, i], truncated[t, i] = step_one(envs, params, i, chosen)
+                reward[t, i], terminated[t, i], truncated[t, i] = step_one(
+                    envs, params, i, action[t, i]
+                )
                 if terminated[t, i] or truncated[t, i]:
                     if truncated[t, i]:
                         observe_one(envs, params, i, final_observation[finals])
