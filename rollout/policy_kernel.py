@@ -66,7 +66,8 @@ def policy_source(spec: NetworkSpec) -> str:
         _place("LOGITS", places, spec.logits.buffer, spec.logits.start),
         _place("VALUE", places, spec.value.buffer, spec.value.start),
         _tanh_source(),
-        *(_dense_source(layer) for layer in spec.layers),
+        # layers of one shape share their loops, which halves what a separate value network compiles
+        *dict.fromkeys(_dense_source(layer) for layer in spec.layers),
         _pack_source(spec),
         _forward_source(spec, places),
     ]
@@ -100,13 +101,17 @@ def tanh(x):
 """
 
 
+def _dense_name(layer: Dense) -> str:
+    return f"dense_{layer.inputs}_{padded(layer.outputs)}_{layer.activation}"
+
+
 def _dense_source(layer: Dense) -> str:
-    """dense_NAME(x, weight, bias, out, rows) writes out[:rows]; see the top of this file."""
+    """dense_…(x, weight, bias, out, rows) writes out[:rows]; see the top of this file."""
     width = padded(layer.outputs)
     whole = layer.inputs // 4 * 4
     lines = [
         "@jit_fma",
-        f"def dense_{layer.name}(x, weight, bias, out, rows):",
+        f"def {_dense_name(layer)}(x, weight, bias, out, rows):",
         "    for r in range(0, rows, 2):",
         f"        for j in range({width}):",
         "            out[r, j] = bias[j]",
@@ -175,7 +180,7 @@ def _forward_source(spec: NetworkSpec, places: dict) -> str:
         lines += [
             f"    weight = packed[{offset}:{bias}].reshape({layer.inputs}, {width})",
             f"    bias = packed[{bias}:{bias + width}]",
-            f"    dense_{layer.name}({layer.source}, weight, bias, {layer.name}, rows)",
+            f"    {_dense_name(layer)}({layer.source}, weight, bias, {layer.name}, rows)",
         ]
         offset = bias + width
     return "\n".join(lines)
