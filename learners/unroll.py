@@ -4,17 +4,23 @@ Both ends derive the layout of an unroll's bytes from an `UnrollSchema`, on whic
 digest; dtypes and shapes never cross the wire. A payload is the fixed part (all fields of rows
 0 … T) followed by the sparse tails, whose lengths travel in the message's header:
 
-    observation … value | final_* (one row per truncated step) | episode_* (one per finished episode)
+    observation … value | final_* (row per truncated step) | episode_* (row per finished episode)
 """
 
+import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 ALIGNMENT = 8  # bytes; every field starts at a multiple
+BOOL, INT32 = np.dtype(np.bool_), np.dtype(np.int32)
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+Field = tuple[str, np.dtype, tuple[int, ...]]  # name, dtype, shape
+PlacedField = tuple[str, np.dtype, tuple[int, ...], int]  # and its offset in the payload, in bytes
 
 
 @dataclass(frozen=True)
@@ -36,35 +42,46 @@ class UnrollSchema:
         """32 bytes that two processes compare before they talk."""
         return hashlib.sha256(repr((LAYOUT_VERSION, self)).encode()).digest()
 
-    def fields(
-        self, num_envs: int, num_finals: int, num_episodes: int
-    ) -> Iterator[tuple[str, np.dtype, tuple[int, ...]]]:
-        """(name, dtype, shape) of every field of an unroll, in the order of its bytes."""
-        T, N, F, E = self.unroll_length, num_envs, num_finals, num_episodes
-        value_rows = 1 if self.has_value else 0
-        observation = np.dtype(self.observation_dtype)
-        yield "observation", observation, (T + 1, N, *self.observation_shape)
+    def fields(self, num_envs: int, num_finals: int, num_episodes: int) -> Iterator[Field]:
+        """Every field of an unroll, in the order of its bytes."""
+        yield from self.columns(num_envs)
+        yield from self.tails(num_finals, num_episodes)
+
+    def columns(self, num_envs: int) -> Iterator[Field]:
+        """The fields that hold every row."""
+        T, N = self.unroll_length, num_envs
+        value_rows = T + 1 if self.has_value else 0
+        yield "observation", np.dtype(self.observation_dtype), (T + 1, N, *self.observation_shape)
         yield "action", np.dtype(self.action_dtype), (T, N, *self.action_shape)
-        yield "reward", np.dtype(np.float32), (T, N)
-        yield "terminated", np.dtype(np.bool_), (T, N)
-        yield "truncated", np.dtype(np.bool_), (T, N)
-        yield "behavior_log_prob", np.dtype(np.float32), (T, N)
-        yield "value", np.dtype(np.float32), ((T + 1) * value_rows, N)
-        yield "final_t", np.dtype(np.int32), (F,)
-        yield "final_env", np.dtype(np.int32), (F,)
-        yield "final_observation", observation, (F, *self.observation_shape)
-        yield "final_value", np.dtype(np.float32), (F * value_rows,)
-        yield "episode_t", np.dtype(np.int32), (E,)
-        yield "episode_env", np.dtype(np.int32), (E,)
-        yield "episode_return", np.dtype(np.float64), (E,)
-        yield "episode_length", np.dtype(np.int32), (E,)
+        yield "reward", FLOAT32, (T, N)
+        yield "terminated", BOOL, (T, N)
+        yield "truncated", BOOL, (T, N)
+        yield "behavior_log_prob", FLOAT32, (T, N)
+        yield "value", FLOAT32, (value_rows, N)
+
+    def tails(self, num_finals: int, num_episodes: int) -> Iterator[Field]:
+        """The sparse fields, which follow the columns."""
+        F, E = num_finals, num_episodes
+        yield "final_t", INT32, (F,)
+        yield "final_env", INT32, (F,)
+        yield "final_observation", np.dtype(self.observation_dtype), (F, *self.observation_shape)
+        yield "final_value", FLOAT32, (F if self.has_value else 0,)
+        yield "episode_t", INT32, (E,)
+        yield "episode_env", INT32, (E,)
+        yield "episode_return", FLOAT64, (E,)
+        yield "episode_length", INT32, (E,)
+
+    def layout(
+        self, num_envs: int, num_finals: int, num_episodes: int
+    ) -> tuple[list[PlacedField], int]:
+        """Where every field lies, and the payload's length in bytes."""
+        columns, size = _place_columns(self, num_envs)
+        tails, size = _place(self.tails(num_finals, num_episodes), size)
+        return columns + tails, size
 
     def size_bytes(self, num_envs: int, num_finals: int, num_episodes: int) -> int:
         """Length of a payload."""
-        return sum(
-            _aligned(math.prod(shape) * dtype.itemsize)
-            for _, dtype, shape in self.fields(num_envs, num_finals, num_episodes)
-        )
+        return self.layout(num_envs, num_finals, num_episodes)[1]
 
     def max_size_bytes(self, num_envs: int) -> int:
         """Length of the longest payload: every step of every environment ends an episode."""
@@ -74,8 +91,18 @@ class UnrollSchema:
 LAYOUT_VERSION = 1
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def _place(fields: Iterable[Field], offset: int) -> tuple[list[PlacedField], int]:
+    """The fields one behind the other from `offset` on, and where they end."""
+    placed = []
+    for name, dtype, shape in fields:
+        placed.append((name, dtype, shape, offset))
+        offset += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+    return placed, offset
+
+
+@functools.lru_cache(maxsize=64)
+def _place_columns(schema: UnrollSchema, num_envs: int) -> tuple[list[PlacedField], int]:
+    return _place(schema.columns(num_envs), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +117,8 @@ class Unroll:
     action: [T, N, *action_shape].   behavior_log_prob: [T, N] float32.
     reward: [T, N] float32, unclipped.   terminated, truncated: [T, N] bool.
     value: [T+1, N] float32, by the weights that acted ([0, N] if the schema has none).
-    final_t, final_env: [F] int32, where truncated; final_observation: [F, *obs_shape], the true last
-        observation there; final_value: [F] float32, its value.
+    final_t, final_env: [F] int32, where truncated; final_observation: [F, *obs_shape], the true
+        last observation there; final_value: [F] float32, its value.
     episode_t, episode_env: [E] int32, where episodes ended; episode_return: [E] float64;
         episode_length: [E] int32, in steps.
     """
@@ -121,15 +148,24 @@ class Unroll:
         Raises ValueError if the payload has another length than the counts say.
         """
         payload = memoryview(payload).cast("B")
-        wanted = schema.size_bytes(num_envs, num_finals, num_episodes)
+        layout, wanted = schema.layout(num_envs, num_finals, num_episodes)
         if payload.nbytes != wanted:
             raise ValueError(f"payload of {payload.nbytes} bytes, wanted {wanted}")
-        arrays = {}
-        offset = 0
-        for name, dtype, shape in schema.fields(num_envs, num_finals, num_episodes):
-            arrays[name] = np.ndarray(shape, dtype, payload, offset)
-            offset += _aligned(arrays[name].nbytes)
-        return cls(**arrays)
+        return cls(
+            *(np.ndarray(shape, dtype, payload, offset) for _, dtype, shape, offset in layout)
+        )
+
+    def is_sound(self, num_actions: int) -> bool:
+        """Whether every number in it that a learner uses as an index or a flag can be one.
+
+        Nothing is known of an unroll that came from outside but its length. Floats may be anything.
+        """
+        return (
+            _are_below(2, self.terminated, self.truncated)
+            and _are_below(num_actions, self.action)
+            and _are_places(self.final_t, self.final_env, self.truncated)
+            and _are_places(self.episode_t, self.episode_env, self.terminated | self.truncated)
+        )
 
     def write_tails(self, payload, schema: UnrollSchema, num_finals: int, num_episodes: int) -> int:
         """Copy the first rows of the tails to their place in a payload whose fixed part is written.
@@ -144,6 +180,26 @@ class Unroll:
             rows = getattr(target, name)
             rows[:] = getattr(self, name)[: len(rows)]
         return size
+
+
+def _are_below(limit: int, *arrays: np.ndarray) -> bool:
+    """Whether all are integers 0 ≤ x < limit, none empty."""
+    # Seen as unsigned, negative numbers are too large.
+    return all(
+        np.maximum.reduce(array.view(f"u{array.itemsize}"), axis=None) < limit for array in arrays
+    )
+
+
+def _are_places(t: np.ndarray, env: np.ndarray, where: np.ndarray) -> bool:
+    """Whether (t, env) are the places where `where` [T, N] is true, each once."""
+    if len(t) == 0:
+        return not where.any()
+    T, N = where.shape
+    if not (_are_below(T, t) and _are_below(N, env)):
+        return False
+    marked = np.zeros_like(where)
+    marked[t, env] = True
+    return len(t) == np.count_nonzero(marked) and np.array_equal(marked, where)
 
 
 COLUMNS = (

@@ -7,8 +7,9 @@ when it is the next of its actor's present life, and refused, by name, in every 
 from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
-from rollout.learners.unroll import UnrollSchema
+from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.plan import share_of
 from rollout.wire import Header, Kind, routing_id
 
@@ -20,9 +21,16 @@ class Verdict(IntEnum):
     DUPLICATE = 1  # has been accepted before: acknowledge it again
     OUT_OF_ORDER = 2  # one before it is missing
     FOREIGN_RUN = 3
-    MALFORMED = 4  # no message of ours, or one whose numbers cannot be
+    MALFORMED = 4  # no message of ours, or one with a number in it that cannot be
     STALE_INCARNATION = 5  # from a former life of this actor
     WRONG_SCHEMA = 6  # its unrolls would look different from ours
+
+
+class Judgement(NamedTuple):
+    """unroll: views of the payload, checked; only of an unroll that was accepted."""
+
+    verdict: Verdict
+    unroll: Unroll | None = None
 
 
 @dataclass
@@ -43,16 +51,28 @@ class InboxStatistics:
 
 
 class Inbox:
-    """Judges every message of a run in lockstep."""
+    """Judges every message of a run in lockstep.
+
+    newest_version: of the weights that have been published; no unroll can have been acted with
+    later ones. It bounds what an actor can have accepted ahead of the others.
+    """
 
     def __init__(
-        self, run: bytes, schema: UnrollSchema, num_envs: int, num_actors: int, policy_lag: int
+        self,
+        run: bytes,
+        schema: UnrollSchema,
+        num_envs: int,
+        num_actors: int,
+        num_actions: int,
+        policy_lag: int,
     ) -> None:
         self.run = run
         self.schema = schema
         self.num_envs = num_envs
         self.num_actors = num_actors
+        self.num_actions = num_actions
         self.policy_lag = policy_lag
+        self.newest_version = -1
         self.actors: dict[int, ActorState] = {}
         self._verdicts: Counter[Verdict] = Counter()
 
@@ -63,40 +83,40 @@ class Inbox:
         counts = {verdict.name.lower(): count for verdict, count in self._verdicts.items()}
         return InboxStatistics(counts, len(self.actors))
 
-    def judge(self, header: Header, sender: bytes, payload: memoryview | bytes) -> Verdict:
-        """The verdict on a message that `wire.decode_header` could read.
+    def judge(self, header: Header, sender: bytes, payload: memoryview | bytes) -> Judgement:
+        """What to do with a message that `wire.decode_header` could read.
 
         sender: the routing id it came under, which must be the header's actor and incarnation.
         """
-        return self.count(self._judge(header, sender, payload))
+        judgement = self._judge(header, sender, payload)
+        self.count(judgement.verdict)
+        return judgement
 
-    def count(self, verdict: Verdict) -> Verdict:
+    def count(self, verdict: Verdict) -> None:
         """Count a verdict that was reached before there was a header."""
         self._verdicts[verdict] += 1
-        return verdict
 
-    def _judge(self, header: Header, sender: bytes, payload: memoryview | bytes) -> Verdict:
+    def _judge(self, header: Header, sender: bytes, payload: memoryview | bytes) -> Judgement:
         if header.run != self.run:
-            return Verdict.FOREIGN_RUN
-        if header.actor >= self.num_actors or sender != routing_id(
-            header.actor, header.incarnation
-        ):
-            return Verdict.MALFORMED
+            return Judgement(Verdict.FOREIGN_RUN)
+        if not self._is_from_an_actor(header, sender):
+            return Judgement(Verdict.MALFORMED)
         known = self.actors.get(header.actor)
         if known is not None and header.incarnation < known.incarnation:
-            return Verdict.STALE_INCARNATION
+            return Judgement(Verdict.STALE_INCARNATION)
         if header.kind == Kind.HELLO:
-            return self._judge_hello(header, payload)
+            return Judgement(self._judge_hello(header, payload))
         if header.kind != Kind.UNROLL or known is None or header.incarnation != known.incarnation:
-            return Verdict.MALFORMED
-        if not self._has_possible_numbers(header, len(payload), known):
-            return Verdict.MALFORMED
-        if header.sequence < known.next_sequence:
-            return Verdict.DUPLICATE
-        if header.sequence > known.next_sequence:
-            return Verdict.OUT_OF_ORDER
-        known.next_sequence += 1
-        return Verdict.ACCEPTED
+            return Judgement(Verdict.MALFORMED)
+        return self._judge_unroll(header, payload, known)
+
+    def _is_from_an_actor(self, header: Header, sender: bytes) -> bool:
+        return (
+            header.actor < self.num_actors
+            and sender == routing_id(header.actor, header.incarnation)
+            and (header.first_env, header.num_envs)
+            == share_of(header.actor, self.num_actors, self.num_envs)
+        )
 
     def _judge_hello(self, header: Header, payload: memoryview | bytes) -> Verdict:
         if bytes(payload) != self.schema.digest:
@@ -107,15 +127,31 @@ class Inbox:
         self.actors[header.actor] = ActorState(header.incarnation)
         return Verdict.ACCEPTED
 
+    def _judge_unroll(
+        self, header: Header, payload: memoryview | bytes, known: ActorState
+    ) -> Judgement:
+        if not self._has_possible_numbers(header, len(payload), known):
+            return Judgement(Verdict.MALFORMED)
+        if header.sequence < known.next_sequence:
+            return Judgement(Verdict.DUPLICATE)
+        if header.sequence > known.next_sequence:
+            return Judgement(Verdict.OUT_OF_ORDER)
+        unroll = Unroll.view(
+            self.schema, payload, header.num_envs, header.num_finals, header.num_episodes
+        )
+        if not unroll.is_sound(self.num_actions):
+            return Judgement(Verdict.MALFORMED)
+        known.next_sequence += 1
+        return Judgement(Verdict.ACCEPTED, unroll)
+
     def _has_possible_numbers(self, header: Header, num_bytes: int, known: ActorState) -> bool:
-        share = share_of(header.actor, self.num_actors, self.num_envs)
-        longest = self.schema.unroll_length * share[1]
+        longest = self.schema.unroll_length * header.num_envs
         return (
-            (header.first_env, header.num_envs) == share
-            and header.num_finals <= longest
+            header.num_finals <= longest
             and header.num_episodes <= longest
             and header.unroll_index == known.first_unroll + header.sequence
             and header.weights_version == max(0, header.unroll_index - self.policy_lag)
+            and header.weights_version <= self.newest_version
             and num_bytes
             == self.schema.size_bytes(header.num_envs, header.num_finals, header.num_episodes)
         )

@@ -1,17 +1,19 @@
 """The learner's end of the stream: a thread that receives while the learner trains.
 
-It owns both sockets. Unrolls go through the inbox's verdict into the open batches; full batches go to
-the learner; weights go from the learner to the host agents, which announce and pull decouple. What
-happened is told to the learner as events, in one queue.
+It owns both sockets. Unrolls go through the inbox's verdict into the open batches; full batches go
+to the learner; weights go from the learner to the host agents, which announce and pull decouple.
+What happened is told to the learner as events, in one queue.
 """
 
 import hashlib
+import logging
 import os
 import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import zmq
 
 from rollout import control
@@ -28,6 +30,10 @@ from rollout.wire import (
     decode_header,
     encode_reply,
 )
+
+log = logging.getLogger(__name__)
+LAST_WORDS_MS = 100  # for what an agent sent before it ended to come in
+MOST_AT_ONCE = 64  # unrolls received before the other sockets get a look
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class FleetFailed:
 
 @dataclass(frozen=True)
 class FleetStopped:
-    """All actors have ended. produced: unrolls by actor."""
+    """All actors have ended. produced: unrolls by actor; empty if nobody could say."""
 
     produced: list[int]
 
@@ -80,16 +86,21 @@ class OpenBatch:
 
 @dataclass(frozen=True)
 class ReceiverStatistics:
-    """Counts since the start. unrolls_put: accepted and in a batch."""
+    """Counts since the start.
 
-    unrolls_put: int
-    bytes_put: int
+    unrolls_put: accepted and in a batch, by actor. unrolls_waiting: accepted, their batch not free.
+    control_refused: messages that no host agent of this run can have sent.
+    """
+
+    unrolls_put: list[int]
+    unrolls_waiting: int
     verdicts: dict[str, int]
+    control_refused: int
     num_actors_alive: int
 
 
 class Receiver:
-    """Receives for one run. `events` is the learner's to read; the methods are the learner's to call.
+    """Receives for one run. `events` is for the learner to read; the methods are its to call.
 
     batches: at least two, so that one fills while another is trained on.
     """
@@ -109,25 +120,30 @@ class Receiver:
         self._open: dict[int, OpenBatch] = {}
         self._next_batch = 0
         # Accepted, but their batch is not free yet: at most `window` per actor, not acknowledged.
-        self._waiting: list[tuple[bytes, Header, bytes]] = []
+        self._waiting: list[tuple[bytes, Header, Unroll]] = []
         self._versions: dict[int, bytes] = {}
         self._agents: set[bytes] = set()
         self._alive: set[int] = set()
         self._errors: dict[int, str] = {}
-        self._is_stopping = False
-        self._num_put = 0
-        self._bytes_put = 0
+        self._is_stopping = self._has_stopped = False
+        self._unrolls_put = [0] * cluster.plan.num_actors
+        self._control_refused = 0
+        self._logged: set[str] = set()
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
         self._thread.start()
 
     def __repr__(self) -> str:
-        return f"Receiver({self._num_put} unrolls, {len(self._alive)} actors alive)"
+        return f"Receiver({sum(self._unrolls_put)} unrolls, {len(self._alive)} actors alive)"
 
     def statistics(self) -> ReceiverStatistics:
         return ReceiverStatistics(
-            self._num_put, self._bytes_put, self._inbox.statistics().verdicts, len(self._alive)
+            unrolls_put=list(self._unrolls_put),
+            unrolls_waiting=len(self._waiting),
+            verdicts=self._inbox.statistics().verdicts,
+            control_refused=self._control_refused,
+            num_actors_alive=len(self._alive),
         )
 
     # What the learner asks for
@@ -181,53 +197,67 @@ class Receiver:
                 sender, *frames = messages.recv_multipart()
                 self._on_message(sender, frames)
             if unrolls in ready:
-                self._on_unroll(unrolls.recv_multipart(copy=False))
+                self._receive_unrolls()
             if self._cluster.agent_end in ready:
                 poller.unregister(self._cluster.agent_end)
-                self._fail("the host agent process ended, and its actors with it; see run.log")
+                self._on_agent_end()
 
     def _fail(self, reason: str) -> None:
         if not self._is_stopping:
             self.events.put(FleetFailed(RunFailed(reason)))
 
+    def _on_agent_end(self) -> None:
+        while not self._has_stopped and self._cluster.control.poll(LAST_WORDS_MS):
+            sender, *frames = self._cluster.control.recv_multipart()
+            self._on_message(sender, frames)
+        self._fail("the host agent process ended, and its actors with it; see run.log")
+        if self._is_stopping and not self._has_stopped:
+            self.events.put(FleetStopped([]))
+
+    def _log_once(self, kind: str, text: str) -> None:
+        if kind not in self._logged:
+            self._logged.add(kind)
+            log.warning("%s; others like it are only counted", text)
+
     # Unrolls
 
-    def _on_unroll(self, frames: list[zmq.Frame]) -> None:
-        sender, *parts = frames
-        sender = sender.bytes
-        verdict = Verdict.MALFORMED
+    def _receive_unrolls(self) -> None:
+        for _ in range(MOST_AT_ONCE):
+            try:
+                sender, *parts = self._cluster.unrolls.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._on_unroll(sender.bytes, parts)
+
+    def _on_unroll(self, sender: bytes, parts: list[zmq.Frame]) -> None:
         try:
             if len(parts) != 2:
                 raise Malformed(f"{len(parts)} frames, wanted 2")
             payload = parts[1].buffer
             header = decode_header(parts[0].buffer, payload)
-            verdict = self._inbox.judge(header, sender, payload)
-        except Malformed:
-            self._inbox.count(verdict)
+        except Malformed as error:
+            self._inbox.count(Verdict.MALFORMED)
+            self._log_once("unreadable", f"refused a message from {sender!r}: {error}")
             return
-        if verdict == Verdict.ACCEPTED and header.kind == Kind.UNROLL:
-            self._put(sender, header, payload)
-        elif verdict == Verdict.ACCEPTED or (
-            verdict == Verdict.DUPLICATE and header.kind == Kind.HELLO
-        ):
+        verdict, unroll = self._inbox.judge(header, sender, payload)
+        if unroll is not None:
+            self._put(sender, header, unroll)
+        elif header.kind == Kind.HELLO and verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE):
             self._reply(sender, Answer.WELCOME, self._inbox.actors[header.actor].first_unroll)
         elif verdict == Verdict.DUPLICATE:
             self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
         else:
             self._reply(sender, Answer.REFUSED, verdict)
+            self._log_once(verdict.name, f"refused a message as {verdict.name}: {header}")
 
-    def _put(self, sender: bytes, header: Header, payload: memoryview | bytes) -> None:
+    def _put(self, sender: bytes, header: Header, unroll: Unroll) -> None:
         target = self._open_batch(header.unroll_index)
         if target is None:
-            self._waiting.append((sender, header, bytes(payload)))
+            self._waiting.append((sender, header, unroll))
             return
-        unroll = Unroll.view(
-            self._plan.schema, payload, header.num_envs, header.num_finals, header.num_episodes
-        )
         target.batch.put(unroll, header.first_env, header.weights_version)
         self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
-        self._num_put += 1
-        self._bytes_put += len(payload)
+        self._unrolls_put[header.actor] += 1
         for name in ("act_us", "wait_weights_us", "wait_credit_us"):
             target.times_us[name] = target.times_us.get(name, 0) + getattr(header, name)
         while (ready := self._open.get(self._next_batch)) and ready.batch.is_full:
@@ -249,8 +279,8 @@ class Receiver:
         batch.clear()
         self._free.append(batch)
         waiting, self._waiting = self._waiting, []
-        for sender, header, payload in waiting:
-            self._put(sender, header, payload)
+        for sender, header, unroll in waiting:
+            self._put(sender, header, unroll)
 
     def _reply(self, receiver: bytes, answer: Answer, number: int) -> None:
         reply = encode_reply(Reply(answer, self._plan.run, number))
@@ -264,6 +294,7 @@ class Receiver:
 
     def _announce(self, version: int, weights: bytes) -> None:
         self._versions[version] = weights
+        self._inbox.newest_version = version
         # One machine: its agent has pulled every version but the newest when an unroll of
         # version - policy_lag is in a batch; two more are kept than can be asked for.
         self._versions.pop(version - self._plan.policy_lag - 3, None)
@@ -283,16 +314,25 @@ class Receiver:
                 raise
 
     def _on_message(self, agent: bytes, frames: list[bytes]) -> None:
-        message = control.decode_to_learner(frames[0])
+        try:
+            message = control.decode_to_learner(frames[0])
+        except (IndexError, msgspec.DecodeError) as error:
+            self._refuse_message("unreadable control message", f"{agent!r}: {error}")
+            return
+        if not self._is_possible(agent, message):
+            self._refuse_message(type(message).__name__, f"{agent!r}: {message}"[:1000])
+            return
         match message:
-            case control.Hello() if message.run == self._plan.run:
+            case control.Hello():
                 self._agents.add(agent)
                 for version in sorted(self._versions):
                     self._tell_version(agent, version)
             case control.Pull():
                 self._tell(agent, control.Weights(message.version), self._versions[message.version])
             case control.Ready():
-                self.events.put(PhaseChanged(f"compiled in {message.compile_s:.1f} s; forking actors"))
+                self.events.put(
+                    PhaseChanged(f"compiled in {message.compile_s:.1f} s; forking actors")
+                )
             case control.ActorStarted():
                 self._alive.add(message.actor)
             case control.ActorError():
@@ -304,7 +344,30 @@ class Receiver:
             case control.Failed():
                 self._fail(message.reason)
             case control.Stopped():
+                self._has_stopped = True
                 self.events.put(FleetStopped(message.produced))
+
+    def _is_possible(self, agent: bytes, message: control.ToLearner) -> bool:
+        """Whether an agent of this run can have said that."""
+        num_actors = self._plan.num_actors
+        match message:
+            case control.Hello():
+                return message.run == self._plan.run
+            case control.Pull():
+                is_possible = message.version in self._versions
+            case control.ActorStarted() | control.ActorExited():
+                is_possible = 0 <= message.actor < num_actors
+            case control.ActorError():
+                is_possible = -1 <= message.actor < num_actors
+            case control.Stopped():
+                is_possible = len(message.produced) == num_actors and min(message.produced) >= 0
+            case _:
+                is_possible = True
+        return is_possible and agent in self._agents
+
+    def _refuse_message(self, kind: str, text: str) -> None:
+        self._control_refused += 1
+        self._log_once(kind, f"refused a control message of {text}")
 
     def _on_actor_exit(self, message: control.ActorExited) -> None:
         self._alive.discard(message.actor)

@@ -13,8 +13,8 @@ Both structs are little-endian and carry a crc32; a message that does not check 
 
 import struct
 import zlib
-from dataclasses import astuple, dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 PROTOCOL = 1
 MAGIC = b"RLOT"
@@ -39,8 +39,7 @@ class Malformed(Exception):
     """Bytes that are not a message of this protocol."""
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """The first frame of an actor's message.
 
     run: 16 random bytes. incarnation: counts the lives of an actor. sequence: of the unroll in this
@@ -71,8 +70,7 @@ HEADER_BYTES = _HEADER.size + _CRC.size
 
 def encode_header(header: Header, payload: bytes | memoryview) -> bytes:
     """The first frame, with a crc32 over itself and the payload."""
-    kind, *rest = astuple(header)
-    packed = _HEADER.pack(MAGIC, PROTOCOL, kind, *rest)
+    packed = _HEADER.pack(MAGIC, PROTOCOL, *header)
     return packed + _CRC.pack(zlib.crc32(payload, zlib.crc32(packed)))
 
 
@@ -80,17 +78,16 @@ def decode_header(frame: bytes | memoryview, payload: bytes | memoryview) -> Hea
     """The header in a first frame. Raises Malformed, with the reason, for anything else."""
     if len(frame) != HEADER_BYTES:
         raise Malformed(f"header of {len(frame)} bytes, wanted {HEADER_BYTES}")
-    magic, protocol, kind, *rest = _HEADER.unpack_from(frame)
+    magic, protocol, *fields = _HEADER.unpack_from(frame)
     if magic != MAGIC or protocol != PROTOCOL:
         raise Malformed(f"protocol {magic!r} {protocol}, wanted {MAGIC!r} {PROTOCOL}")
     (crc,) = _CRC.unpack_from(frame, _HEADER.size)
     if crc != zlib.crc32(payload, zlib.crc32(memoryview(frame)[: _HEADER.size])):
         raise Malformed("crc32 differs")
-    return Header(kind, *rest)
+    return Header(*fields)
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """The learner's answer. number: WELCOME: the unroll_index to begin with; ACKNOWLEDGED: the
     sequence number; REFUSED: a `rollout.inbox.Verdict`."""
 
@@ -104,7 +101,7 @@ _REPLY = struct.Struct("<4sHH16sQ")
 
 def encode_reply(reply: Reply) -> bytes:
     """The only frame of a reply."""
-    packed = _REPLY.pack(MAGIC, PROTOCOL, reply.answer, reply.run, reply.number)
+    packed = _REPLY.pack(MAGIC, PROTOCOL, *reply)
     return packed + _CRC.pack(zlib.crc32(packed))
 
 
@@ -112,11 +109,11 @@ def decode_reply(frame: bytes) -> Reply:
     """The reply in a frame. Raises Malformed for anything else."""
     if len(frame) != _REPLY.size + _CRC.size:
         raise Malformed(f"reply of {len(frame)} bytes, wanted {_REPLY.size + _CRC.size}")
-    magic, protocol, answer, run, number = _REPLY.unpack_from(frame)
+    magic, protocol, *fields = _REPLY.unpack_from(frame)
     (crc,) = _CRC.unpack_from(frame, _REPLY.size)
     if magic != MAGIC or protocol != PROTOCOL or crc != zlib.crc32(frame[: _REPLY.size]):
         raise Malformed("not a reply of this protocol")
-    return Reply(answer, run, number)
+    return Reply(*fields)
 
 
 def routing_id(actor: int, incarnation: int) -> bytes:

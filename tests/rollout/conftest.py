@@ -1,4 +1,13 @@
-"""Experiments, runs and records that several tests need."""
+"""Experiments, runs, fleets and records that several tests need."""
+
+import contextlib
+import os
+import secrets
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +15,10 @@ import pytest
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.envs import find_env
 from rollout.experiment import Experiment
-from rollout.learners.network import initial_parameters
+from rollout.host_memory import shared_memory_directory
+from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.unroll import Unroll, UnrollSchema
+from rollout.plan import HostPlan
 from rollout.progress import Progress
 from rollout.run_directory import RunDirectory
 from rollout.shapes import make_network
@@ -105,3 +117,140 @@ def make_summary():
         return Summary(**(known | others))
 
     return make
+
+
+@pytest.fixture
+def make_plan():
+    """make_plan(num_envs=37, …): a small plan, with directories that are there until the end."""
+    with contextlib.ExitStack() as directories:
+
+        def make(**others) -> HostPlan:
+            sockets = tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True)
+            memory = tempfile.TemporaryDirectory(
+                dir=shared_memory_directory(), prefix="r", ignore_cleanup_errors=True
+            )
+            known = {
+                "run": secrets.token_bytes(16),
+                "socket_directory": directories.enter_context(sockets),
+                "memory_directory": directories.enter_context(memory),
+                "import_path": os.getcwd(),
+                "env_id": "CartPole-v1",
+                "env_params": {},
+                "seed": 0,
+                "num_envs": 6,
+                "num_actors": 2,
+                "policy_lag": 1,
+                "window": 2,
+                "network": make_mlp((4,), 2, (8, 8), "tanh", "shared"),
+                "schema": UnrollSchema(5, (4,), "<f4", (), "<i4", has_value=True),
+            }
+            return HostPlan(**(known | others))
+
+        yield make
+
+
+@pytest.fixture
+def make_payload():
+    """make_payload(schema, num_envs, seed): bytes of an unroll and (num_finals, num_episodes)."""
+
+    def make(schema: UnrollSchema, num_envs: int, seed: int = 0) -> tuple[bytearray, int, int]:
+        random = np.random.default_rng(seed)
+        ends = random.random((schema.unroll_length, num_envs))
+        terminated, truncated = ends < 0.2, ends > 0.8
+        finals, episodes = truncated.nonzero(), (terminated | truncated).nonzero()
+        counts = len(finals[0]), len(episodes[0])
+        payload = bytearray(schema.size_bytes(num_envs, *counts))
+        unroll = Unroll.view(schema, payload, num_envs, *counts)
+        for field in (unroll.observation, unroll.reward, unroll.final_observation, unroll.value):
+            field[:] = random.standard_normal(field.shape)
+        unroll.action[:] = random.integers(0, 2, unroll.action.shape)
+        unroll.terminated[:], unroll.truncated[:] = terminated, truncated
+        unroll.final_t[:], unroll.final_env[:] = finals
+        unroll.episode_t[:], unroll.episode_env[:] = episodes
+        unroll.episode_return[:] = random.integers(1, 500, counts[1])
+        unroll.episode_length[:] = unroll.episode_return
+        return payload, *counts
+
+    return make
+
+
+class Places:
+    """Where the fleets of one test have their sockets and shared files; finds what they left.
+
+    A process belongs to the test if its environment names the directory of sockets. Zombies are
+    over; whoever is their parent may take its time to say so.
+    """
+
+    def __init__(self, sockets: Path, memory: Path) -> None:
+        self.sockets = sockets
+        self.memory = memory
+        self.environment = {"XDG_RUNTIME_DIR": str(sockets), "ROLLOUT_SHM_DIR": str(memory)}
+
+    def pids(self, name: str | None = None) -> list[int]:
+        """Processes that were started with `environment`, by /proc/PID/comm if wanted."""
+        marker = f"XDG_RUNTIME_DIR={self.sockets}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                comm = (entry / "comm").read_text().strip()
+                is_ours = marker in (entry / "environ").read_bytes().split(b"\0")
+                if is_ours and state != "Z" and name in (None, comm):
+                    found.append(int(entry.name))
+        return found
+
+    def wait_pids(self, name: str, count: int = 1, timeout_s: float = 30.0) -> list[int]:
+        """Pids of processes of this name, once there are `count`."""
+        return wait_until(
+            lambda: found if len(found := self.pids(name)) >= count else None,
+            timeout_s,
+            f"{count} processes {name}",
+        )
+
+    def leftovers(self) -> list[str]:
+        """All that is still there."""
+        processes = [
+            f"{pid} {Path(f'/proc/{pid}/comm').read_text().strip()}"
+            for pid in self.pids()
+            if Path(f"/proc/{pid}/comm").exists()
+        ]
+        files = [*self.sockets.iterdir(), *self.memory.iterdir()]
+        return processes + [str(file) for file in files]
+
+    def assert_gone(self, within_s: float = 2.0) -> None:
+        """Nothing is left, at the latest after so many seconds."""
+        try:
+            wait_until(lambda: not self.leftovers(), within_s, "the end")
+        except AssertionError:
+            raise AssertionError(f"left after {within_s} s: {self.leftovers()}") from None
+
+
+def wait_until(condition, timeout_s: float, what: str):
+    """What `condition` returns once that is true; fails after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"no {what} within {timeout_s} s"
+        time.sleep(0.005)  # for the processor's sake: what happens elsewhere gives us no signal
+    return answer
+
+
+@pytest.fixture
+def places(monkeypatch) -> Iterator[Places]:
+    """Directories for the fleets of this test, set in its environment; kills what it leaves."""
+    with (
+        tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as sockets,
+        tempfile.TemporaryDirectory(
+            dir=shared_memory_directory(), prefix="r", ignore_cleanup_errors=True
+        ) as memory,
+    ):
+        places = Places(Path(sockets), Path(memory))
+        for name, value in places.environment.items():
+            monkeypatch.setenv(name, value)
+        try:
+            yield places
+        finally:
+            for pid in places.pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
