@@ -17,9 +17,8 @@ def run_actor(plan: HostPlan, page: HostPage, files: WeightsFiles, actor: int, i
     unroll is one compiled call (acting_kernel.act_unroll).
     """
     first_env, num_envs = plan.share_of(actor)
-    envs = Envs(
-        find_env(plan.env_id), num_envs, plan.seed, first_env=first_env, params=plan.env_params
-    )
+    env = find_env(plan.env_id, plan.import_path)
+    envs = Envs(env, num_envs, plan.seed, first_env=first_env, params=plan.env_params)
     acting = UnrollActor(envs, plan.network, plan.schema)
     outbox = Outbox(plan, actor, incarnation)
     first_unroll = outbox.wait_welcome()

@@ -1,4 +1,4 @@
-"""What a host must know to run its actors: one record, made by the learner, read by agent and template."""
+"""What a host must know to run its actors: one record, by the learner, for agent and template."""
 
 import os
 import struct
@@ -79,7 +79,7 @@ def write_record(pipe: int, record: Any) -> None:
 
 
 def read_record(pipe: int, kind: Any) -> Any:
-    """The next record, or None at the end of the pipe. Unbuffered, so that `poll` tells the truth."""
+    """The next record, or None at the end of the pipe. Unbuffered: `poll` tells the truth."""
     head = _read_exactly(pipe, _LENGTH.size)
     if head is None:
         return None

@@ -19,7 +19,7 @@ from typing import NoReturn
 from rollout import control, processes
 from rollout.plan import HostPlan, read_record, write_record
 
-ERROR_CHARACTERS = 3000  # with its header this stays below what a pipe writes in one piece
+ERROR_BYTES = 3000  # with what is around it, this stays below what a pipe writes in one piece
 
 
 def main() -> None:
@@ -34,11 +34,16 @@ def main() -> None:
         try:
             template = Template(plan, reports)
         except Exception as error:
-            text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
             traceback.print_exc()
-            write_record(reports, control.ActorError(-1, text))
+            write_record(reports, control.ActorError(-1, error_text(error)))
             return
         template.run(commands)
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says, cut so that reports of several actors cannot mix in the pipe."""
+    text = f"{type(error).__name__}: {error}".encode(errors="replace")
+    return text[:ERROR_BYTES].decode(errors="ignore")
 
 
 class Template:
@@ -49,7 +54,7 @@ class Template:
         self._plan = plan
         self._reports = reports
         self._pids: dict[int, int] = {}
-        # Imported here, before what is forked, and after the plan is read: it takes most of a second.
+        # Imported here, before anything is forked, after the plan is read: it takes a second.
         from rollout import acting, actor
         from rollout.envs.registry import find_env
         from rollout.host_memory import HostPage, WeightsFiles
@@ -114,8 +119,7 @@ class Template:
             self._run_actor(self._plan, self._page, self._files, actor, incarnation)
         except BaseException as error:
             traceback.print_exc()
-            text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
-            write_record(self._reports, control.ActorError(actor, text))
+            write_record(self._reports, control.ActorError(actor, error_text(error)))
         finally:
             sys.stderr.flush()
             os._exit(1)
