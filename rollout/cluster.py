@@ -1,9 +1,9 @@
-"""Builds a run: from an experiment to the sockets, directories and processes that it consists of.
+"""Builds a run: from an experiment to the sockets, directories and processes it consists of.
 
-                      ┌─ rollout-learner: this process ─┐
-    actors ─ unrolls ─┤ ROUTER unrolls                  │
-    agent ── control ─┤ ROUTER control ── pipe ─────────┼─ rollout-host ─ rollout-templ ─ rollout-actor …
-                      └─────────────────────────────────┘
+                  ┌─ rollout-learner: this process ─┐
+actors ─ unrolls ─┤ ROUTER unrolls                  │
+agent ── control ─┤ ROUTER control ── pipe ─────────┼─ rollout-host ─ rollout-templ
+                  └─────────────────────────────────┘                 └─ rollout-actor …
 """
 
 import contextlib
@@ -157,11 +157,10 @@ def _check_open_files(num_actors: int) -> None:
     limit = processes.raise_open_files_limit()
     needed = num_actors + SPARE_FILES
     if limit < needed:
+        fewer = f" or set fleet.num_actors={limit - SPARE_FILES}" if limit > SPARE_FILES else ""
         raise OperatorError(
             f"fleet.num_actors={num_actors} needs {needed} open files, this process may have "
-            f"{limit}; raise the hard limit (ulimit -Hn) or set fleet.num_actors={limit - SPARE_FILES}"
-            if limit > SPARE_FILES
-            else f"this process may have {limit} open files; raise the hard limit (ulimit -Hn)"
+            f"{limit}; raise the hard limit (ulimit -Hn){fewer}"
         )
 
 

@@ -1,7 +1,7 @@
 """What learner, host agent and template say to each other: small typed messages.
 
-Between learner and agent they are the first frame on a ZeroMQ socket (weights ride in a second one);
-between agent and template they go through pipes (plan.write_record).
+Between learner and agent they are the first frame on a ZeroMQ socket (weights ride in a second
+one); between agent and template they go through pipes (plan.write_record).
 """
 
 import msgspec

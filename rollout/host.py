@@ -1,9 +1,9 @@
 """The host agent: one per machine, no torch; it owns the lives of its actors.
 
-It starts the template, has it fork the host's actors, keeps the weights where they can map them, and
-tells the learner of every death. When the learner's pipe closes, however that came about, it kills
-template and actors, removes the run's sockets and shared files, and ends. Started by the learner as
-`python -P -m rollout.host`, with the plan on standard input.
+It starts the template, has it fork the host's actors, keeps the weights where they can map them,
+and tells the learner of every death. When the learner's pipe closes, however that came about, it
+kills template and actors, removes the run's sockets and shared files, and ends. Started by the
+learner as `python -P -m rollout.host`, with the plan on standard input.
 """
 
 import contextlib
@@ -68,7 +68,10 @@ class HostAgent:
             env=os.environ | processes.SINGLE_THREAD_ENVIRONMENT,
         )
         assert self._template.stdin is not None and self._template.stdout is not None
-        self._commands, self._reports = self._template.stdin.fileno(), self._template.stdout.fileno()
+        self._commands, self._reports = (
+            self._template.stdin.fileno(),
+            self._template.stdout.fileno(),
+        )
         self._template_end = os.pidfd_open(self._template.pid)
         write_record(self._commands, plan)
         self._context = zmq.Context()

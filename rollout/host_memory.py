@@ -66,7 +66,7 @@ class WeightsFiles:
         self.path(version).unlink(missing_ok=True)
 
     def map(self, version: int) -> np.ndarray:
-        """A version's flat vector, read-only, sharing its memory with every process that maps it."""
+        """A version's flat vector, read-only; all processes that map it share its memory."""
         with open(self.path(version), "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         return np.frombuffer(mapped, np.float32)

@@ -48,7 +48,7 @@ class Learner:
     """Trains on batch after batch, in lockstep with the fleet.
 
     Batch u is acted with weights version max(0, u - policy_lag), and trained on when the newest is
-    version u; the update makes version u + 1. What has become of it afterwards is in the attributes.
+    version u; the update makes version u + 1. What has become of it is in the attributes.
     """
 
     def __init__(
@@ -217,7 +217,9 @@ class Learner:
             fractions["env_steps"] = self.env_steps / stop.env_steps
         if stop.wall_s is not None:
             fractions["wall_s"] = self.last_update_s / stop.wall_s
-        return {key: min(max(share, 0.0), 1.0) for key, share in fractions.items() if share == share}
+        return {
+            key: min(max(share, 0.0), 1.0) for key, share in fractions.items() if share == share
+        }
 
 
 def _time_split(
@@ -232,4 +234,3 @@ def _time_split(
     return split | {
         f"actor/{name.removesuffix('_us')}": spent / actors for name, spent in times_us.items()
     }
-

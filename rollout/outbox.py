@@ -96,9 +96,7 @@ class Outbox:
         self._context.destroy(linger=0)
 
     def _send(self, kind: Kind, payload: bytes | memoryview, **numbers: int) -> None:
-        fields = dict.fromkeys(
-            ("unroll_index", "weights_version", "num_finals", "num_episodes"), 0
-        )
+        fields = dict.fromkeys(("unroll_index", "weights_version", "num_finals", "num_episodes"), 0)
         header = Header(
             kind=kind,
             run=self._plan.run,

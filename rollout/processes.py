@@ -15,17 +15,14 @@ SYS_FUTEX = {"x86_64": 202, "aarch64": 98}[platform.machine()]
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 EVERYONE = 2**31 - 1
 
-# One thread each: a process per core is the parallelism, and only a single-threaded process may fork.
-# One malloc arena: a second one costs each actor another few hundred kilobytes.
+# One thread each: a process per core is the parallelism, and only one with a single thread may
+# fork. One malloc arena: a second one costs each actor another few hundred kilobytes.
 SINGLE_THREAD_ENVIRONMENT = {
-    name: "1"
-    for name in (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "NUMBA_NUM_THREADS",
-        "MALLOC_ARENA_MAX",
-    )
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
 }
 
 

@@ -13,10 +13,10 @@ class Progress:
     update: updates done. env_steps: steps trained on. wall_s: seconds since the process started.
     env_steps_per_s: since the first update (0 before there are two).
     episode_return_mean, episode_length_mean: over the last 100 episodes, or None before the first.
-    num_episodes: finished so far. episode_returns, episode_lengths: of those in this update's batch,
-        in the order (t, environment).
-    losses: what the algorithm reports, by TensorBoard name. policy_lag: weights versions between this
-        batch's and the newest when it was trained on.
+    num_episodes: finished so far. episode_returns, episode_lengths: of those in this update's
+        batch, in the order (t, environment).
+    losses: what the algorithm reports, by TensorBoard name. policy_lag: weights versions between
+        this batch's and the newest when it was trained on.
     num_actors_alive, num_actors: actor processes.
     time_split: shares of wall time since the last update, by name (each 0 … 1): `learner/update`,
         `learner/wait`, `actor/act`, `actor/wait_weights`, `actor/wait_credit` (actors: mean).
