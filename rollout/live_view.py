@@ -1,7 +1,7 @@
 """What a person sees of a run while it goes on.
 
-A view is any object with the methods of `View`. Ours is a table that is drawn anew on a terminal,
-or a line now and then elsewhere; as a context manager it leaves the terminal as it was.
+A table that is drawn anew on a terminal, a line now and then elsewhere. The views fit what
+`rollout.api.train` takes; as context managers they leave the terminal as it was.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rollout.progress import Progress
 from rollout.run_directory import RunDirectory
@@ -26,19 +26,6 @@ TABLE_EVERY_S = 0.2
 TABLE_SHARE = 0.01  # of the learner's time that drawing the table may take
 LINE_EVERY_S = 2.0
 BAR_WIDTH = 24
-
-
-class View(Protocol):
-    """Who is told how a run goes on."""
-
-    def phase(self, text: str) -> None:
-        """What is being done before the first update, as a short clause."""
-
-    def write(self, progress: Progress) -> None:
-        """One update was made."""
-
-    def finish(self, summary: Summary, run_dir: Path) -> None:
-        """The run has ended and is on disk."""
 
 
 def make_view(quiet: bool = False, out: TextIO | None = None) -> "QuietView":

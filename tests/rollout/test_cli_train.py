@@ -10,7 +10,9 @@ import pytest
 from rollout import api
 from rollout.cli import main
 
-FILE = '[env]\nid = "CartPole-v1"\nnum_envs = 8\n[fleet]\nnum_actors = 2\n[stop]\nwall_s = 5\n'
+FILE = (
+    '[env]\nid = "CartPole-v1"\nnum_envs = 8\n[fleet]\nnum_actors = 2\n[stop]\nenv_steps = 2048\n'
+)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +91,7 @@ def test_train_into_a_directory_that_holds_something_ends_with_status_2(capsys):
 
 
 def test_train_for_real_leaves_a_run_that_can_be_evaluated(capsys):
-    assert run_main("train", "x.toml", "stop.env_steps=2048", "--run-dir", "run", "--json") == 0
+    assert run_main("train", "x.toml", "--run-dir", "run", "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["env_steps"] == 2048
     assert summary["updates"] == 4
