@@ -39,6 +39,7 @@ def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
         "PARAMS_RECORD": env.params_dtype(),
         "MAX_EPISODE_STEPS": env.max_episode_steps or 0,
         "STATE_OFFSET": philox.CLOCK.itemsize,
+        "RECORD_SIZE": record_dtype(env).itemsize,
         "STEP_DRAWS": _uses_parameter(env.step, 3),
         "RESET_STREAM": philox.RESET,
         "STEP_STREAM": philox.STEP,
@@ -73,9 +74,9 @@ class Envs:
         self.env = env
         self.num_envs = num_envs
         self.records = np.zeros(num_envs, record_dtype(env))
-        self.record_bytes = self.records.view(np.uint8).reshape(num_envs, -1)
+        self.record_bytes = self.records.view(np.uint8)
         self.params = env.make_params(params)
-        self.params_bytes = self.params.view(np.uint8).reshape(1, -1)
+        self.params_bytes = self.params.view(np.uint8)
         self.jit = jit
         self._kernels = load_env_kernels(env, jit)
         self._step_all = self._kernels.step_all
@@ -99,7 +100,7 @@ class Envs:
                 f"snapshot of {len(snapshot)} bytes; {self.num_envs} environments "
                 f"{self.env.__qualname__} have {self.records.nbytes}"
             )
-        self.record_bytes[:] = np.frombuffer(snapshot, np.uint8).reshape(self.record_bytes.shape)
+        self.record_bytes[:] = np.frombuffer(snapshot, np.uint8)
 
     def observation(self) -> np.ndarray:
         """What the environments show now: [N, *observation_shape]."""
@@ -204,7 +205,7 @@ def _load_env_kernels(env: type[CompiledEnv], jit: bool) -> Any:
     from rollout.envs import kernels  # loads Numba, which who only names environments can spare
 
     outcome = Outcome(env, 2)
-    head = (np.zeros((2, record_dtype(env).itemsize), np.uint8), np.zeros((1, 1), np.uint8))
+    head = (np.zeros(1, np.uint8), np.zeros(1, np.uint8))
     examples = {
         "begin_all": (*head, np.uint32(0), np.uint32(0)),
         "observe_all": (*head, outcome.observation),

@@ -5,7 +5,7 @@ functions and constants, and with `jit` either Numba's or nothing (plain Python,
 `entry` marks what is called from Python.
 
 Nothing here uses Python objects. `envs` is an array [N] of records {clock, state} (philox.CLOCK).
-Entries take records as bytes (`env_bytes` [N, size], `params_bytes` [1, size]): to pass an array of
+Entries take records as flat bytes (`env_bytes`, `params_bytes`): to pass an array of
 records from Python costs five times as much as to pass one of bytes.
 
 Time: the step with clock.t == t is the one that leads from observation t of its episode to
@@ -21,6 +21,7 @@ env_reset, env_step, env_observe = bound("env_reset"), bound("env_step"), bound(
 ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")
 MAX_EPISODE_STEPS = bound("MAX_EPISODE_STEPS")  # 0: no limit
 STATE_OFFSET = bound("STATE_OFFSET")  # bytes of a record before its state
+RECORD_SIZE = bound("RECORD_SIZE")  # bytes of a record
 STEP_DRAWS = bound("STEP_DRAWS")  # whether `step` uses its draws at all
 RESET_STREAM, STEP_STREAM = bound("RESET_STREAM"), bound("STEP_STREAM")
 
@@ -33,8 +34,8 @@ def begin_episode(envs, env_bytes, params, i):
     clock.t = 0
     clock.k = 0
     clock.episode_return = 0.0
-    for byte in range(STATE_OFFSET, env_bytes.shape[1]):
-        env_bytes[i, byte] = 0
+    for byte in range(i * RECORD_SIZE + STATE_OFFSET, (i + 1) * RECORD_SIZE):
+        env_bytes[byte] = 0
     env_reset(envs[i].state, params[0], clock)
 
 

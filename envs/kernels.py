@@ -48,7 +48,7 @@ def bound(name: str) -> Any:
 
 @overload(records)
 def _records(record_bytes, dtype):
-    return lambda record_bytes, dtype: record_bytes.reshape(-1).view(dtype)
+    return lambda record_bytes, dtype: record_bytes.view(dtype)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _identity(function):
 
 
 def _compiled_if_function(value: Any) -> Any:
-    return numba.njit(error_model="numpy")(value) if inspect.isfunction(value) else value
+    return numba.njit(**_INNER)(value) if inspect.isfunction(value) else value
 
 
 def _through_cache(digest: str, compile_in) -> types.SimpleNamespace:
@@ -185,17 +185,20 @@ def _locked(home: Path) -> Iterator[None]:
         os.close(lock)
 
 
+_ENTRY = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
+_INNER = _ENTRY | {"no_cpython_wrapper": True}  # called from compiled code only: quicker to compile
+
+
 def _compile(source, file_name, bindings, authored, types_of, folder, name):
     """Run the template and compile its entries; `folder` keeps the machine code, unless None."""
     is_kept = folder is not None and (folder / SEAL).exists()
     if authored and not is_kept:
         _compile_authored(authored, bindings)
-    flags = {"error_model": "numpy", "nogil": True}
     jits = {
-        "jit": numba.njit(**flags),
+        "jit": numba.njit(**_INNER),
         # a * b + c in one rounding: twice as fast in a policy, but not what an author's step says
-        "jit_fma": numba.njit(fastmath={"contract"}, **flags),
-        "entry": numba.njit(cache=folder is not None, **flags),
+        "jit_fma": numba.njit(fastmath={"contract"}, **_INNER),
+        "entry": numba.njit(cache=folder is not None, **_ENTRY),
     }
     place = Path(file_name)
     if folder is not None:

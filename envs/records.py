@@ -18,8 +18,8 @@ import numpy as np
 
 
 def records(record_bytes: np.ndarray, dtype: np.dtype) -> "RecordsView":
-    """Bytes [N, size] as an array [N] of records. (kernels.py has the compiled body.)"""
-    return RecordsView(record_bytes.reshape(-1).view(dtype))
+    """Bytes [N × size] as an array [N] of records. (kernels.py has the compiled body.)"""
+    return RecordsView(record_bytes.view(dtype))
 
 
 class RecordView:
