@@ -153,7 +153,7 @@ def make_plan():
 def make_payload():
     """make_payload(schema, num_envs, seed): bytes of an unroll and (num_finals, num_episodes)."""
 
-    def make(schema: UnrollSchema, num_envs: int, seed: int = 0) -> tuple[bytearray, int, int]:
+    def make(schema: UnrollSchema, num_envs: int, seed: int = 0) -> tuple[bytes, int, int]:
         random = np.random.default_rng(seed)
         ends = random.random((schema.unroll_length, num_envs))
         terminated, truncated = ends < 0.2, ends > 0.8
@@ -169,7 +169,7 @@ def make_payload():
         unroll.episode_t[:], unroll.episode_env[:] = episodes
         unroll.episode_return[:] = random.integers(1, 500, counts[1])
         unroll.episode_length[:] = unroll.episode_return
-        return payload, *counts
+        return bytes(payload), *counts
 
     return make
 

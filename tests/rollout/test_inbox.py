@@ -33,7 +33,7 @@ def message(make_payload):
 
     def make(
         actor: int = 0, sequence: int = 0, incarnation: int = 0, policy_lag: int = 1, seed: int = 0
-    ) -> tuple[Header, bytearray]:
+    ) -> tuple[Header, bytes]:
         first_env, num_envs = share_of(actor, NUM_ACTORS, NUM_ENVS)
         payload, num_finals, num_episodes = make_payload(SCHEMA, num_envs, seed)
         header = Header(
