@@ -256,8 +256,8 @@ class Receiver:
             self._waiting.append((sender, header, unroll))
             return
         target.batch.put(unroll, header.first_env, header.weights_version)
-        self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
         self._unrolls_put[header.actor] += 1
+        self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
         for name in ("act_us", "wait_weights_us", "wait_credit_us"):
             target.times_us[name] = target.times_us.get(name, 0) + getattr(header, name)
         while (ready := self._open.get(self._next_batch)) and ready.batch.is_full:
