@@ -94,7 +94,7 @@ def train(
         _started(plan, directory) as cluster,
     ):
         view.phase("starting the learner and compiling the environment")
-        algorithm, network = _make_learning(experiment, cluster.plan)
+        algorithm, network = _make_learning(experiment, plan)
         receiver = _make_receiver(cluster, network, events)
         try:
             learner = Learner(experiment, algorithm, network, receiver, view)

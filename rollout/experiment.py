@@ -323,7 +323,7 @@ def _with_env_params(
     experiment: Experiment, layers: Layers
 ) -> tuple[Experiment, list[str], Exception | None]:
     """The experiment with all of its environment's params; messages; what caused one of them."""
-    from rollout.envs.errors import EnvError  # with Numba behind it: slow to import
+    from rollout.envs.errors import EnvError  # with Gymnasium behind it: slow to import
     from rollout.envs.registry import find_env
 
     label, env_id = layers.source_of(("env", "id")).label, experiment.env.id
@@ -331,9 +331,6 @@ def _with_env_params(
         env = find_env(env_id)
     except EnvError as error:
         return experiment, [f"{label}: {error}"], error
-    except Exception as error:  # whatever the author's module does when it is imported
-        message = f"{label}: environment {env_id!r}: importing it failed: {error!r}"
-        return experiment, [message], error
     params, problems = resolve_params(env, experiment.env.params, layers)
     settings = experiment.env.model_copy(update={"params": params})
     return experiment.model_copy(update={"env": settings}), problems, None

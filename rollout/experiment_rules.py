@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rollout.envs.compiled_env import CompiledEnv
     from rollout.experiment import Experiment
 
-# unroll_length travels in 16 bits of a message's header.
+# Longer unrolls only delay the next update; this also keeps every index within 32 bits.
 MAX_UNROLL_LENGTH = 2**16 - 1
 
 

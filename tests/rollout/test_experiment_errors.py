@@ -330,7 +330,8 @@ def test_environment_whose_module_fails_to_import_is_a_config_error(tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="ZeroDivisionError") as caught:
         resolve(SMALLEST, ["env.id=broken_environment:Env"])
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert caught.value.__cause__ is not None
+    assert isinstance(caught.value.__cause__.__cause__, ZeroDivisionError)
 
 
 def test_params_take_the_type_of_their_default():
