@@ -114,7 +114,7 @@ class Algorithm(ABC, Generic[S]):
         norm = self.optimizer.step(total.pop("loss"), learning_rate, max_grad_norm)
         if norm is None:
             return None
-        return {**total, "losses/grad_norm": torch.tensor(norm)}
+        return {**total, "losses/grad_norm": norm}
 
 
 def mean_metrics(steps: list[Metrics | None]) -> dict[str, float]:
@@ -123,5 +123,5 @@ def mean_metrics(steps: list[Metrics | None]) -> dict[str, float]:
     if not taken:
         return {}
     names = list(taken[0])
-    table = torch.stack([metrics[name].cpu() for metrics in taken for name in names])
+    table = torch.stack([metrics[name] for metrics in taken for name in names])
     return dict(zip(names, table.view(len(taken), -1).mean(0).tolist(), strict=True))

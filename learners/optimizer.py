@@ -53,7 +53,9 @@ class Adam:
         )
 
     @torch.no_grad()
-    def step(self, loss: torch.Tensor, learning_rate: float, max_grad_norm: float) -> float | None:
+    def step(
+        self, loss: torch.Tensor, learning_rate: float, max_grad_norm: float
+    ) -> torch.Tensor | None:
         """Update from `gradient`, shortened to `max_grad_norm`, unless it or `loss` is not finite.
 
         Returns the gradient's norm before clipping, or None if the step was skipped. Raises
@@ -77,7 +79,7 @@ class Adam:
         self.parameters.addcdiv_(
             self.first_moment, denominator, value=-learning_rate / correction_1
         )
-        return norm_found
+        return norm
 
     def _skip(self, loss: float, norm: float) -> None:
         self.skipped_updates += 1

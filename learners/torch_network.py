@@ -109,7 +109,7 @@ class _Dense(torch.autograd.Function):
             output = torch.addmm(bias, source, weight, alpha=scale, beta=scale)
         if activation == "tanh":
             output.sigmoid_()
-            torch.sub(output.new_tensor(-1.0), output, alpha=-2.0, out=output)
+            torch.sub(output.new_full((), -1.0), output, alpha=-2.0, out=output)
         elif activation == "relu":
             output.relu_()
         ctx.activation = activation

@@ -27,7 +27,7 @@ def test_twenty_steps_equal_those_of_torch() -> None:
         norm = adam.step(FINE, 0.01, max_grad_norm=1.5)
         twin_norm = torch.nn.utils.clip_grad_norm_([leaf], 1.5)
         twin.step()
-        assert norm == pytest.approx(twin_norm.item())
+        torch.testing.assert_close(norm, twin_norm)
     torch.testing.assert_close(adam.parameters, leaf.detach())
 
 
@@ -43,7 +43,7 @@ def test_first_step_is_as_long_as_the_learning_rate_whatever_the_gradient() -> N
 def test_long_gradient_is_clipped_and_its_own_length_returned() -> None:
     adam = make_adam(size=2)
     adam.gradient.copy_(torch.tensor([3.0, 4.0]))
-    assert adam.step(FINE, 0.1, max_grad_norm=0.5) == pytest.approx(5.0)
+    assert adam.step(FINE, 0.1, max_grad_norm=0.5) == 5.0
     torch.testing.assert_close(adam.first_moment, 0.1 * torch.tensor([0.3, 0.4]))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from rollout.learners.gae import gae
 from rollout.learners.network import initial_parameters, make_mlp
 from rollout.learners.ppo import PPO, explained_variance, normalized
 from rollout.learners.ppo_settings import PpoSettings
@@ -39,7 +40,7 @@ def test_metrics_are_those_computed_by_hand() -> None:
     end_every_step(batch)  # so that an advantage is reward - value
     batch.reward[:] = [[2.0, -1.0], [3.0, 0.0]]
     batch.value[:2] = [[1.0, 1.0], [0.0, 0.0]]  # advantages 1, -2, 3, 0; returns are the rewards
-    ratios = np.array([[1.5, 0.5], [1.0, 1.0]])
+    ratios = np.array([[1.5, 0.5], [1.0, 1.1]])
     batch.behavior_log_prob[:] = np.log(0.5 / ratios)
 
     metrics = ppo.update(batch, 0, progress=0.0)
@@ -48,7 +49,7 @@ def test_metrics_are_those_computed_by_hand() -> None:
     assert metrics["losses/policy_loss"] == pytest.approx(-sum(surrogates) / 4)
     assert metrics["losses/value_loss"] == pytest.approx(0.5 * (4 + 1 + 9 + 0) / 4)
     assert metrics["losses/entropy"] == pytest.approx(math.log(2))
-    k3 = (0.5 - math.log(1.5)) + (-0.5 - math.log(0.5))
+    k3 = (0.5 - math.log(1.5)) + (-0.5 - math.log(0.5)) + (0.1 - math.log(1.1))
     assert metrics["losses/approx_kl"] == pytest.approx(k3 / 4, rel=1e-5)
     assert metrics["losses/clipfrac"] == 0.5
     residual, returns = np.array([1.0, -2.0, 3.0, 0.0]), np.array([2.0, -1.0, 3.0, 0.0])
@@ -191,6 +192,44 @@ def test_large_step_ends_the_epochs_once_target_kl_is_passed() -> None:
         steps[target_kl] = ppo.optimizer.step_count
     assert steps[None] == steps[1e9] == 20
     assert steps[1e-3] == 2, "the passes did not stop after the first epoch"
+
+
+def test_rows_are_the_steps_of_the_batch_with_advantages_by_the_settings() -> None:
+    ppo = make_ppo(gamma=0.7, gae_lambda=0.4)
+    batch = make_batch(ppo)
+    rows = ppo.rows(batch)
+    advantage = gae(
+        reward=batch.reward,
+        value=batch.value,
+        terminated=batch.terminated,
+        truncated=batch.truncated,
+        final_t=batch.final_t,
+        final_env=batch.final_env,
+        final_value=batch.final_value,
+        gamma=0.7,
+        gae_lambda=0.4,
+    )
+    expected = (
+        batch.observation[:-1],
+        batch.action,
+        batch.behavior_log_prob,
+        batch.value[:-1],
+        advantage,
+        advantage + batch.value[:-1],
+    )
+    for name, row, column in zip(rows._fields, rows, expected, strict=True):
+        assert np.array_equal(row.reshape(column.shape).numpy(), column), f"{name} differs"
+
+
+def test_synthetic_batch_is_as_if_the_network_had_acted() -> None:
+    ppo = make_ppo(update_epochs=1, num_minibatches=1)
+    batch = make_synthetic_batch(ppo.network, 32, 8)
+    metrics = ppo.update(batch, 0, progress=0.0)
+    assert metrics["losses/clipfrac"] == 0.0
+    assert metrics["losses/approx_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["losses/policy_loss"] == pytest.approx(0.0, abs=1e-6)
+    assert len(batch.final_t) > 0
+    assert len(batch.episode_t) > len(batch.final_t)
 
 
 def test_learning_rate_falls_linearly_if_asked_to() -> None:
