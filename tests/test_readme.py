@@ -1,0 +1,70 @@
+"""Every block of the README runs, in order, in a folder of its own that holds nothing but configs/."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"# (\w+\.py)\n")
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    """(language, text) of each fenced block."""
+    return [(match[1], match[2]) for match in BLOCK.finditer(document.read_text())]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def run(command: list[str], folder: Path) -> str:
+    scripts = str(Path(sys.executable).parent)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def run_lines(text: str, folder: Path) -> None:
+    for line in text.splitlines():
+        command = line.partition(" #")[0].strip()
+        if command.startswith("make "):
+            assert command.removeprefix("make ") in make_targets(), f"no such target: {command}"
+        elif command:
+            run(["bash", "-c", command], folder)
+
+
+@pytest.mark.timeout(300)
+def test_every_block_of_the_readme_runs(tmp_path):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    seen = set()
+    for language, text in blocks(ROOT / "README.md"):
+        seen.add(language)
+        if language == "sh":
+            run_lines(text, tmp_path)
+        elif language == "python" and (named := FILE_NAME.match(text)):
+            (tmp_path / named[1]).write_text(text)
+        elif language == "python":
+            run([sys.executable, "-c", text], tmp_path)
+        elif language == "toml":
+            (tmp_path / "experiment.toml").write_text(text)
+            run(["rollout", "train", "experiment.toml", "--quiet"], tmp_path)
+    assert seen >= {"sh", "python", "toml"}
+
+
+def test_files_that_the_readme_names_exist():
+    for name in re.findall(
+        r"`((?:rollout|envs|learners)/[\w/]+\.py)`", (ROOT / "README.md").read_text()
+    ):
+        assert (ROOT / name).is_file(), name
