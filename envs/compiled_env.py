@@ -19,7 +19,7 @@ limit, autoreset, episode statistics, seeding and snapshots.
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
@@ -55,6 +55,10 @@ class CompiledEnv:
     reset: Any
     step: Any
     observe: Any
+
+    if TYPE_CHECKING:  # a type checker takes `state` for self: let it have any field
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

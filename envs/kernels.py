@@ -185,8 +185,10 @@ def _locked(home: Path) -> Iterator[None]:
         os.close(lock)
 
 
-_ENTRY = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
-_INNER = _ENTRY | {"no_cpython_wrapper": True}  # called from compiled code only: quicker to compile
+_ENTRY: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
+_INNER: dict[str, Any] = _ENTRY | {
+    "no_cpython_wrapper": True
+}  # called from compiled code only: quicker to compile
 
 
 def _compile(source, file_name, bindings, authored, types_of, folder, name):

@@ -33,18 +33,17 @@ def find_env(env_id: str, folder: str | None = None) -> type[CompiledEnv]:
         )
     try:
         with _first_on_path(folder or os.getcwd()):
-            env = getattr(importlib.import_module(module_name), name)
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise EnvError(
             f"environment {env_id!r}: no module {error.name!r}; "
             "start the command in the folder that holds it, or install it"
         ) from error
-    except AttributeError as error:
-        if error.name != name:
-            raise _import_failure(env_id, module_name, error) from error
-        raise EnvError(f"environment {env_id!r}: {module_name} has no {name!r}") from error
     except Exception as error:
         raise _import_failure(env_id, module_name, error) from error
+    if not hasattr(module, name):
+        raise EnvError(f"environment {env_id!r}: {module_name} has no {name!r}")
+    env = getattr(module, name)
     if not (isinstance(env, type) and issubclass(env, CompiledEnv)):
         raise EnvError(
             f"environment {env_id!r} is {env!r}; wanted a subclass of rollout.envs.CompiledEnv"

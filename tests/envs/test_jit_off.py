@@ -1,0 +1,88 @@
+"""Plain Python and compiled code do the same, bit for bit: a debugger shows what really happens."""
+
+import numpy as np
+import pytest
+
+from rollout.envs import BUNDLED, Envs, Outcome, find_env
+from rollout.envs.records import ArrayView, RecordsView, RecordView, Short, Single, Unsigned
+from tests.envs.nasty import Nasty, Pixels
+
+ENVS = [*(find_env(name) for name in BUNDLED), Nasty, Pixels]
+
+
+@pytest.mark.parametrize("env", ENVS, ids=lambda env: env.__name__)
+def test_plain_python_equals_compiled_bit_for_bit(env):
+    rng = np.random.default_rng(0)
+    num_envs, num_steps = 5, 150
+    compiled = Envs(env, num_envs, seed=3), Outcome(env, num_envs)
+    plain = Envs(env, num_envs, seed=3, jit=False), Outcome(env, num_envs)
+    assert compiled[0].snapshot() == plain[0].snapshot()
+    np.testing.assert_array_equal(compiled[0].observation(), plain[0].observation())
+    episodes = 0
+    for t in range(num_steps):
+        action = rng.integers(0, env.action_space.n, num_envs).astype(np.int32)
+        for envs, outcome in (compiled, plain):
+            envs.step(action, outcome)
+        for name in env.state.names:
+            one, other = (envs.records["state"][name] for envs, _ in (compiled, plain))
+            np.testing.assert_array_equal(one, other, err_msg=f"state.{name} after step {t}")
+        assert compiled[0].snapshot() == plain[0].snapshot(), f"after step {t}"
+        for one, other in zip(compiled[1].arrays, plain[1].arrays, strict=True):
+            assert one.tobytes() == other.tobytes(), f"outcome of step {t}"
+        assert compiled[1].num_finals == plain[1].num_finals
+        assert compiled[1].num_episodes == plain[1].num_episodes
+        episodes += plain[1].num_episodes
+    assert episodes > num_envs, "the test would say little about resets"
+
+
+def view(dtype: list, **values) -> RecordView:
+    array = np.zeros(1, np.dtype(dtype))
+    for name, value in values.items():
+        array[name] = value
+    return RecordsView(array)[0]
+
+
+def test_small_integers_wrap_in_the_field_and_not_before():
+    record = view([("a", "i1"), ("b", "i1")], a=100, b=100)
+    assert record.a + record.b == 200
+    record.a += record.b
+    assert record.a == -56
+
+
+def test_unsigned_difference_wraps_as_in_compiled_code():
+    record = view([("a", "u1"), ("b", "u1")], a=1, b=2)
+    assert record.a - record.b == 2**64 - 1
+    assert record.a - 2 == -1, "with a signed number it is a signed number"
+    assert type(record.a + record.b) is Unsigned
+
+
+def test_float32_fields_round_with_their_like_and_widen_with_others():
+    record = view([("a", "f4"), ("b", "f4"), ("n", "i1")], a=0.1, b=3.0, n=3)
+    rounded = np.float32(np.float32(0.1) * np.float32(3.0))
+    assert record.a * record.b == float(rounded) != float(np.float32(0.1)) * 3.0
+    assert record.a * record.n == float(rounded)
+    assert type(record.n) is Short
+    assert record.a * 3.0 == float(np.float32(0.1)) * 3.0
+    assert record.a * 3 == float(np.float32(0.1)) * 3
+    assert type(record.a**2) is Single
+    assert type(-record.a) is type(abs(record.a)) is Single
+
+
+def test_unknown_field_is_refused_with_those_there_are():
+    record = view([("a", "f8")])
+    with pytest.raises(AttributeError, match=r"no field 'b'; it has \('a',\)"):
+        _ = record.b
+    with pytest.raises(AttributeError, match="no field 'b'"):
+        record.b = 1
+
+
+def test_nested_arrays_are_views_that_write_through():
+    array = np.zeros(1, np.dtype([("board", "u1", (2, 2))]))
+    record = RecordsView(array)[0]
+    record.board[0, 1] = 300
+    row = record.board[1]
+    row[0] = -1
+    assert array["board"][0].tolist() == [[0, 44], [255, 0]]
+    assert isinstance(row, ArrayView)
+    assert record.board.sum() == 299
+    assert [int(n) for n in row] == [255, 0]

@@ -1,0 +1,91 @@
+import pytest
+
+from rollout.envs import BUNDLED, CompiledEnv, EnvError, find_env
+from rollout.envs.cartpole import CartPole
+
+DEFINITION = """
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from rollout.envs import CompiledEnv
+from rollout.envs.counting import Counting
+
+
+class Mine(Counting):
+    pass
+
+
+NOT_ONE = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder a command was started in; modules in it are found first."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("env_id", BUNDLED)
+def test_bundled_environments_are_found(env_id):
+    assert issubclass(find_env(env_id), CompiledEnv)
+
+
+def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
+    (folder / "registry_one.py").write_text(DEFINITION)
+    package = folder / "registry_package" / "inner"
+    package.mkdir(parents=True)
+    (package / "two.py").write_text(DEFINITION)
+    assert find_env("registry_one:Mine").__module__ == "registry_one"
+    assert find_env("registry_package.inner.two:Mine").__name__ == "Mine"
+    assert find_env("rollout.envs.cartpole:CartPole") is CartPole
+
+
+@pytest.mark.parametrize(
+    ("env_id", "words"),
+    [
+        ("CartPol-v1", "unknown environment 'CartPol-v1'; did you mean CartPole-v1?"),
+        ("cartpole", "did you mean CartPole-v1?"),
+        ("Zaxxon", "bundled are CartPole-v1, Counting-v0"),
+        ("", "unknown environment ''"),
+        (":Name", "unknown environment ':Name'"),
+        ("module:", "unknown environment 'module:'"),
+        ("no_such_module:Name", "no module 'no_such_module'"),
+        ("no_such.module:Name", "no module 'no_such'"),
+        ("rollout.envs.nothing:Name", "no module 'rollout.envs.nothing'"),
+        ("rollout.envs.cartpole:Cartpole", "rollout.envs.cartpole has no 'Cartpole'"),
+        ("rollout.envs.cartpole:TAU", "is 0.02; wanted a subclass of rollout.envs.CompiledEnv"),
+        ("rollout.envs.cartpole:math", "wanted a subclass of rollout.envs.CompiledEnv"),
+        ("..relative:Name", "'..relative:Name'"),
+    ],
+)
+def test_environment_that_is_not_there_is_named_with_the_next_move(env_id, words):
+    with pytest.raises(EnvError) as caught:
+        find_env(env_id)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("1 / 0", ":1: ZeroDivisionError: division by zero"),
+        ("import no_such_dependency", "no_such_dependency"),
+        ("def f(:", "SyntaxError"),
+        ("\n\nraise AttributeError('Mine')", ":3: AttributeError: Mine"),
+        ("import math\nmath.Mine", ":2: AttributeError"),
+        ("raise SystemError('stop')", "SystemError: stop"),
+    ],
+)
+def test_module_that_fails_on_import_is_an_error_of_its_author(folder, source, words):
+    name = f"registry_broken_{abs(hash(source))}"
+    (folder / f"{name}.py").write_text(source)
+    with pytest.raises(EnvError) as caught:
+        find_env(f"{name}:Mine")
+    assert words in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+def test_wrong_definition_says_itself_what_is_wrong(folder):
+    source = "from rollout.envs import CompiledEnv\nclass Mine(CompiledEnv):\n    pass\n"
+    (folder / "registry_wrong.py").write_text(source)
+    with pytest.raises(EnvError, match="environment Mine: state is None"):
+        find_env("registry_wrong:Mine")
