@@ -91,12 +91,14 @@ class HostAgent:
             if self._learner_pipe in ready:
                 return
             if self._reports in ready:
-                self._on_report(read_record(self._reports, control.FromTemplate))
-            elif self._template_end in ready:
-                self._tell(control.Failed(self._death_of_template()))
-                poller.unregister(self._template_end)
-                with contextlib.suppress(KeyError):
+                report = read_record(self._reports, control.FromTemplate)
+                if report is None:  # all who could write have ended; the template's end tells why
                     poller.unregister(self._reports)
+                else:
+                    self._on_report(report)
+            elif self._template_end in ready:
+                poller.unregister(self._template_end)
+                self._tell(control.Failed(self._death_of_template()))
             if self._socket in ready:
                 self._on_message(self._socket.recv_multipart())
 
@@ -118,11 +120,10 @@ class HostAgent:
     def _tell(self, message: control.ToLearner) -> None:
         self._socket.send(control.encode(message))
 
-    def _on_report(self, report: control.FromTemplate | None) -> None:
-        if report is None:
-            return  # the end of the pipe; its process tells why
+    def _on_report(self, report: control.FromTemplate) -> None:
         if isinstance(report, control.Ready):
-            write_record(self._commands, control.Fork(0, self._plan.num_actors, incarnation=0))
+            with contextlib.suppress(BrokenPipeError):  # it has been killed; its end will tell
+                write_record(self._commands, control.Fork(0, self._plan.num_actors, incarnation=0))
         self._tell(report)
 
     def _on_message(self, frames: list[bytes]) -> None:
