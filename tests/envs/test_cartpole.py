@@ -3,6 +3,8 @@
 Gymnasium computes sin and cos with NumPy, whose last bit may differ from the C library's.
 """
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -12,13 +14,13 @@ from hypothesis import strategies as st
 from rollout.envs import Envs, Outcome
 from rollout.envs.cartpole import THETA_LIMIT, X_LIMIT, CartPole
 
-FIELDS = CartPole.state.names
-assert FIELDS is not None
+FIELDS = ("x", "x_dot", "theta", "theta_dot")
+LIMIT = 500
 
 
 def in_gymnasium(state: np.ndarray, action: int):
     """(state, observation, reward, terminated) that Gymnasium's answers from `state`."""
-    theirs = gymnasium.make("CartPole-v1").unwrapped
+    theirs: Any = gymnasium.make("CartPole-v1").unwrapped
     theirs.reset(seed=0)
     theirs.state = state.copy()
     observation, reward, terminated, *_ = theirs.step(action)
@@ -28,7 +30,7 @@ def in_gymnasium(state: np.ndarray, action: int):
 def in_ours(state: np.ndarray, action: int, jit: bool = True):
     """The same of ours; the state and observation before an autoreset."""
     envs, outcome = Envs(CartPole, 1, seed=0, jit=jit), Outcome(CartPole, 1)
-    envs.records["clock"]["t"] = CartPole.max_episode_steps - 1  # so that the end shows itself
+    envs.records["clock"]["t"] = LIMIT - 1  # so that the end shows itself
     for name, value in zip(FIELDS, state, strict=True):
         envs.records["state"][name] = value
     envs.step(np.array([action], np.int32), outcome)
@@ -75,7 +77,7 @@ def test_whole_episodes_are_gymnasiums(seed):
     """From our first states, step by step, until both say that it ends."""
     rng = np.random.default_rng(seed)
     envs, outcome = Envs(CartPole, 8, seed=seed), Outcome(CartPole, 8)
-    theirs = [gymnasium.make("CartPole-v1") for _ in range(8)]
+    theirs: list[Any] = [gymnasium.make("CartPole-v1") for _ in range(8)]
     for i, env in enumerate(theirs):
         env.reset(seed=i)
         env.unwrapped.state = np.array(envs.records["state"][i].tolist())
@@ -100,13 +102,13 @@ def test_whole_episodes_are_gymnasiums(seed):
             shown = finals.get(i, None if terminated else outcome.observation[i])
             if shown is not None:
                 np.testing.assert_allclose(shown, observation, rtol=1e-5, atol=1e-6)
-    assert max(lengths.values()) == 500, "the time limit was never reached"
+    assert max(lengths.values()) == LIMIT, "the time limit was never reached"
     assert min(lengths.values()) < 200, "no pole fell"
 
 
 def test_pole_that_falls_at_the_limit_is_terminated_and_truncated_as_gymnasiums():
     state = np.array([0.0, 0.0, THETA_LIMIT, 1.0])
-    env = gymnasium.make("CartPole-v1")
+    env: Any = gymnasium.make("CartPole-v1")
     env.reset(seed=0)
     for _ in range(499):
         env.unwrapped.state = np.zeros(4)
@@ -134,4 +136,4 @@ def test_spaces_are_gymnasiums():
     assert CartPole.observation_space == theirs.observation_space
     assert CartPole.action_space == theirs.action_space
     assert theirs.spec is not None
-    assert CartPole.max_episode_steps == theirs.spec.max_episode_steps
+    assert CartPole.max_episode_steps == theirs.spec.max_episode_steps == LIMIT
