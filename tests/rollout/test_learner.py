@@ -1,0 +1,233 @@
+"""The learner's loop, with a fleet that is a list of events."""
+
+import queue
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rollout.errors import RunFailed
+from rollout.learner import EPISODES, Learner
+from rollout.receiver import (
+    BatchReady,
+    FleetFailed,
+    FleetStopped,
+    Interrupted,
+    PhaseChanged,
+)
+
+TIMES_US = {"act_us": 600, "wait_weights_us": 300, "wait_credit_us": 100}
+
+
+class Tape(list):
+    """What happened, in order; all fakes write on it."""
+
+
+class FakeReceiver:
+    """Hands out the events it was given; tells the tape what it is asked for."""
+
+    def __init__(self, tape: Tape, events) -> None:
+        self.tape = tape
+        self.events = queue.SimpleQueue()
+        for event in events:
+            self.events.put(event)
+
+    def publish(self, version: int, weights: bytes) -> None:
+        self.tape.append(("publish", version, weights))
+
+    def recycle(self, batch) -> None:
+        self.tape.append(("recycle", batch.number))
+
+    def stop_fleet(self) -> None:
+        self.tape.append(("stop",))
+
+    def statistics(self):
+        return SimpleNamespace(num_actors_alive=2)
+
+
+def batch(number: int, returns=(), weights_version: int = 0) -> BatchReady:
+    made = SimpleNamespace(
+        number=number,
+        weights_version=weights_version,
+        episode_return=np.array(returns, np.float64),
+        episode_length=np.array([abs(int(r)) for r in returns], np.int32),
+    )
+    return BatchReady(number, made, dict(TIMES_US))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tape() -> Tape:
+    return Tape()
+
+
+@pytest.fixture
+def make_learner(tape, make_experiment):
+    """make_learner(events, "stop.env_steps=…", …): 8 environments, 64 steps to an unroll."""
+
+    def make(events, *overrides: str) -> Learner:
+        class Algorithm:
+            def update(self, batch, update_index, progress):
+                tape.append(("update", update_index, batch.number, round(progress, 3)))
+                return {"losses/policy_loss": 0.25}
+
+        class Network:
+            def export(self):
+                return np.array([len(tape)], np.float32)
+
+        class Observer:
+            def phase(self, text):
+                tape.append(("phase", text))
+
+        return Learner(
+            make_experiment("CartPole-v1", *overrides),
+            Algorithm(),
+            Network(),
+            FakeReceiver(tape, events),  # type: ignore[arg-type]
+            Observer(),
+        )
+
+    return make
+
+
+def names(tape: Tape) -> list[str]:
+    return [entry[0] for entry in tape]
+
+
+def test_batch_is_given_back_before_the_next_version_is_published(make_learner, tape):
+    """So an actor never waits for a batch that the learner has done with."""
+    learner = make_learner([batch(0), batch(1)], "stop.env_steps=1024")
+    assert [progress.update for progress in learner.run()] == [1, 2]
+    assert names(tape) == ["publish", "update", "recycle", "publish", "update", "recycle"]
+    assert [entry[1] for entry in tape if entry[0] == "publish"] == [0, 1]
+    assert tape[3][2] == np.float32(3).tobytes(), "the weights are those after the update"
+
+
+def test_run_ends_with_the_update_that_reaches_the_steps(make_learner):
+    learner = make_learner([batch(n) for n in range(5)], "stop.env_steps=1025")
+    last = list(learner.run())[-1]
+    assert (last.update, last.env_steps) == (3, 1536)
+    assert last.stop_reason == "1536 steps reached stop.env_steps=1025"
+    assert last.stop["env_steps"] == 1.0
+
+
+def test_goal_is_the_mean_of_exactly_the_last_hundred_episodes(make_learner):
+    """99 good ones are not enough; the hundredth must not count one that came before them."""
+    events = [
+        batch(0, [0.0] * 50 + [10.0] * 49),
+        batch(1, [10.0] * 50),
+        batch(2, [10.0]),
+        batch(3, [10.0]),
+    ]
+    learner = make_learner(events, "stop.episode_return=10", "stop.env_steps=1000000")
+    seen = list(learner.run())
+    assert [progress.episode_return_mean for progress in seen] == [490 / 99, 990 / 100, 10.0]
+    assert [progress.stop_reason is None for progress in seen] == [True, True, False]
+    assert "mean return 10.0 reached stop.episode_return=10" in str(seen[-1].stop_reason)
+    assert learner.goal_reached_s is not None and learner.update == 3
+    assert EPISODES == 100
+
+
+def test_few_episodes_reach_no_goal_however_good(make_learner):
+    events = [batch(0, [500.0] * 99), batch(1), Interrupted(2)]
+    learner = make_learner(events, "stop.episode_return=10", "stop.env_steps=1000000")
+    assert all(progress.stop_reason is None for progress in learner.run())
+    assert learner.goal_reached_s is None
+
+
+def test_episodes_count_in_the_order_of_the_batch(make_learner):
+    """(unroll, t, environment): of 150 in one batch, the last hundred are meant."""
+    events = [batch(0, [0.0] * 50 + [7.0] * 99 + [8.0]), Interrupted(2)]
+    learner = make_learner(events)
+    (progress,) = learner.run()
+    assert progress.episode_return_mean == pytest.approx(7.01)
+    assert progress.num_episodes == 150
+
+
+def test_negative_goal_is_reached_from_below(make_learner):
+    events = [batch(0, [-300.0] * 100), batch(1, [-150.0] * 100)]
+    learner = make_learner(events, "stop.episode_return=-200")
+    seen = list(learner.run())
+    assert len(seen) == 2 and seen[-1].stop_reason is not None
+    assert "episode_return" not in seen[0].stop, "there is no fraction of the way"
+
+
+def test_time_limit_ends_a_run_that_waits(make_learner):
+    learner = make_learner([], "stop.wall_s=0.5")  # pytest is older than that
+    assert list(learner.run()) == []
+
+
+def test_time_limit_ends_a_run_after_an_update(make_learner):
+    learner = make_learner([batch(0), batch(1)], "stop.wall_s=0.5")
+    seen = list(learner.run())
+    assert len(seen) == 1
+    assert "stop.wall_s=0.5" in str(seen[0].stop_reason)
+
+
+def test_progress_tells_all_of_an_update(make_learner):
+    events = [batch(0, [1.0, 3.0]), batch(1, [], weights_version=0), Interrupted(15)]
+    learner = make_learner(
+        events, "fleet.policy_lag=1", "stop.env_steps=2048", "stop.episode_return=8"
+    )
+    first, second = learner.run()
+    assert (first.update, first.env_steps, first.num_episodes) == (1, 512, 2)
+    assert first.episode_return_mean == 2.0 and first.episode_length_mean == 2.0
+    assert first.episode_returns.tolist() == [1.0, 3.0]
+    assert first.episode_lengths.tolist() == [1, 3]
+    assert first.losses == {"losses/policy_loss": 0.25}
+    assert (first.policy_lag, second.policy_lag) == (0, 1)
+    assert (first.num_actors_alive, first.num_actors) == (2, 2)
+    assert first.stop == {"episode_return": 0.25, "env_steps": 0.25}
+    assert first.env_steps_per_s == 0.0 and second.env_steps_per_s > 0.0
+    assert 0.0 < first.wall_s <= second.wall_s
+    split = first.time_split
+    assert split["actor/act"] == pytest.approx(0.6)
+    assert split["actor/wait_weights"] == pytest.approx(0.3)
+    assert split["actor/wait_credit"] == pytest.approx(0.1)
+    assert split["learner/update"] + split["learner/wait"] == pytest.approx(1.0)
+
+
+def test_schedules_are_told_how_much_of_the_run_is_done(make_learner, tape):
+    learner = make_learner([batch(n) for n in range(4)], "stop.env_steps=2048")
+    list(learner.run())
+    assert [entry[3] for entry in tape if entry[0] == "update"] == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_signal_ends_the_run_without_another_update(make_learner, tape):
+    learner = make_learner([batch(0), Interrupted(2), batch(1)])
+    assert len(list(learner.run())) == 1
+    assert learner.interrupted_by == 2
+    assert names(tape).count("update") == 1
+
+
+def test_failure_of_the_fleet_is_raised(make_learner):
+    learner = make_learner([batch(0), FleetFailed(RunFailed("actor 3 fell asleep"))])
+    with pytest.raises(RunFailed, match="actor 3 fell asleep"):
+        list(learner.run())
+    assert learner.update == 1
+
+
+def test_observer_hears_of_phases(make_learner, tape):
+    learner = make_learner([PhaseChanged("compiling"), Interrupted(2)])
+    list(learner.run())
+    assert ("phase", "compiling") in tape
+
+
+def test_counts_come_in_after_whatever_else_is_on_its_way(make_learner, tape):
+    events = [batch(0), FleetFailed(RunFailed("late")), FleetStopped([4, 5])]
+    learner = make_learner(events)
+    learner.stop_fleet()
+    assert learner.produced == [4, 5]
+    assert names(tape) == ["stop"]
+
+
+def test_fleet_that_says_nothing_is_not_waited_for_without_end(make_learner, monkeypatch):
+    monkeypatch.setattr("rollout.learner.FLEET_END_S", 0.01)
+    learner = make_learner([])
+    learner.stop_fleet()
+    assert learner.produced == []
+
+
+def test_learner_says_where_it_is_on_one_line(make_learner):
+    learner = make_learner([batch(0)], "stop.env_steps=512")
+    list(learner.run())
+    assert repr(learner) == "Learner(update=1, env_steps=512)"
