@@ -1,4 +1,4 @@
-"""Every block of the README runs, in order, in a folder of its own that holds nothing but configs/."""
+"""Every block of the READMEs runs, in order, in a folder of its own that holds nothing but configs/."""
 
 import os
 import re
@@ -46,21 +46,26 @@ def run_lines(text: str, folder: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_every_block_of_the_readme_runs(tmp_path):
+@pytest.mark.parametrize(
+    ("document", "languages"),
+    [("README.md", {"sh", "python", "toml"}), ("envs/README.md", {"python"})],
+)
+def test_every_block_of_a_readme_runs(document, languages, tmp_path):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     seen = set()
-    for language, text in blocks(ROOT / "README.md"):
+    for language, text in blocks(ROOT / document):
         seen.add(language)
         if language == "sh":
             run_lines(text, tmp_path)
         elif language == "python" and (named := FILE_NAME.match(text)):
             (tmp_path / named[1]).write_text(text)
+            run([sys.executable, named[1]], tmp_path)
         elif language == "python":
             run([sys.executable, "-c", text], tmp_path)
         elif language == "toml":
             (tmp_path / "experiment.toml").write_text(text)
             run(["rollout", "train", "experiment.toml", "--quiet"], tmp_path)
-    assert seen >= {"sh", "python", "toml"}
+    assert seen >= languages
 
 
 def test_files_that_the_readme_names_exist():
