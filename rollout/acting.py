@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete
 
 from rollout.envs import kernels, philox
 from rollout.envs.batch import Envs, env_bindings, load_env_kernels
@@ -13,7 +14,6 @@ from rollout.envs.errors import EnvError
 from rollout.learners.network import NetworkSpec
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.policy_kernel import BLOCK, num_packed, num_scratch, policy_source
-from rollout.shapes import make_schema  # noqa: F401
 
 TEMPLATE = Path(__file__).parent / "acting_kernel.py"
 
@@ -70,7 +70,7 @@ class UnrollBuffer:
         """Put the tails behind the fixed part; returns the payload, valid until the next unroll."""
         self.num_finals, self.num_episodes = num_finals, num_episodes
         size = self._room.write_tails(self._payload, self.schema, num_finals, num_episodes)
-        return memoryview(self._payload)[:size]
+        return self._payload.data[:size]
 
     def unroll(self) -> Unroll:
         """The sealed unroll, as views of the payload."""
@@ -85,6 +85,7 @@ class UnrollActor:
     def __init__(self, envs: Envs, network: NetworkSpec, schema: UnrollSchema) -> None:
         self.envs = envs
         self.buffer = UnrollBuffer(schema, envs.num_envs)
+        self._num_parameters = network.num_parameters
         self._workspace = Workspace(network)
         self._act_unroll = load_acting_kernels(envs.env, network, schema, envs.jit).act_unroll
 
@@ -94,8 +95,15 @@ class UnrollActor:
     def act(self, weights: np.ndarray, greedy: bool = False) -> memoryview:
         """Act T steps with the flat vector `weights`; the payload is valid until the next call.
 
-        greedy: take the likeliest action instead of a sampled one.
+        greedy: take the likeliest action instead of a sampled one. Raises ValueError for weights of
+        another shape than the network's, beyond which the kernel would read.
         """
+        wanted = (self._num_parameters,)
+        if weights.shape != wanted or weights.dtype != np.float32 or not weights.flags.c_contiguous:
+            raise ValueError(
+                f"weights are {weights.dtype} {list(weights.shape)}, "
+                f"wanted float32 {list(wanted)}, contiguous"
+            )
         workspace = self._workspace
         finals, episodes = self._act_unroll(
             *self.envs.kernel_arguments(),
@@ -127,6 +135,12 @@ def _load_acting_kernels(
         raise EnvError(
             f"the network reads observations {network.observation_shape}, "
             f"{env.__qualname__} gives {schema.observation_shape}"
+        )
+    assert isinstance(env.action_space, Discrete)
+    if network.num_actions != env.action_space.n:
+        raise EnvError(
+            f"the network chooses among {network.num_actions} actions, "
+            f"{env.__qualname__} has {env.action_space.n}"
         )
     env_kernels = load_env_kernels(env, jit)
     bindings = env_bindings(env, jit) | {
