@@ -160,11 +160,13 @@ class Unroll:
 
         Nothing is known of an unroll that came from outside but its length. Floats may be anything.
         """
+        T, N = self.reward.shape
         return (
             _are_below(2, self.terminated, self.truncated)
             and _are_below(num_actions, self.action)
             and _are_places(self.final_t, self.final_env, self.truncated)
-            and _are_places(self.episode_t, self.episode_env, self.terminated | self.truncated)
+            and _are_below(T, self.episode_t)
+            and _are_below(N, self.episode_env)
         )
 
     def write_tails(self, payload, schema: UnrollSchema, num_finals: int, num_episodes: int) -> int:
@@ -183,10 +185,11 @@ class Unroll:
 
 
 def _are_below(limit: int, *arrays: np.ndarray) -> bool:
-    """Whether all are integers 0 ≤ x < limit, none empty."""
+    """Whether all are integers 0 ≤ x < limit."""
     # Seen as unsigned, negative numbers are too large.
     return all(
-        np.maximum.reduce(array.view(f"u{array.itemsize}"), axis=None) < limit for array in arrays
+        np.maximum.reduce(array.view(f"u{array.itemsize}"), axis=None, initial=0) < limit
+        for array in arrays
     )
 
 
@@ -199,7 +202,7 @@ def _are_places(t: np.ndarray, env: np.ndarray, where: np.ndarray) -> bool:
         return False
     marked = np.zeros_like(where)
     marked[t, env] = True
-    return len(t) == np.count_nonzero(marked) and np.array_equal(marked, where)
+    return len(t) == np.count_nonzero(marked) and bool((marked == where).all())
 
 
 COLUMNS = (

@@ -130,21 +130,24 @@ class Inbox:
     def _judge_unroll(
         self, header: Header, payload: memoryview | bytes, known: ActorState
     ) -> Judgement:
-        if not self._has_possible_numbers(header, len(payload), known):
+        if not self._has_possible_numbers(header, known):
             return Judgement(Verdict.MALFORMED)
         if header.sequence < known.next_sequence:
             return Judgement(Verdict.DUPLICATE)
         if header.sequence > known.next_sequence:
             return Judgement(Verdict.OUT_OF_ORDER)
-        unroll = Unroll.view(
-            self.schema, payload, header.num_envs, header.num_finals, header.num_episodes
-        )
+        try:
+            unroll = Unroll.view(
+                self.schema, payload, header.num_envs, header.num_finals, header.num_episodes
+            )
+        except ValueError:  # its length is not what the counts say
+            return Judgement(Verdict.MALFORMED)
         if not unroll.is_sound(self.num_actions):
             return Judgement(Verdict.MALFORMED)
         known.next_sequence += 1
         return Judgement(Verdict.ACCEPTED, unroll)
 
-    def _has_possible_numbers(self, header: Header, num_bytes: int, known: ActorState) -> bool:
+    def _has_possible_numbers(self, header: Header, known: ActorState) -> bool:
         longest = self.schema.unroll_length * header.num_envs
         return (
             header.num_finals <= longest
@@ -152,6 +155,4 @@ class Inbox:
             and header.unroll_index == known.first_unroll + header.sequence
             and header.weights_version == max(0, header.unroll_index - self.policy_lag)
             and header.weights_version <= self.newest_version
-            and num_bytes
-            == self.schema.size_bytes(header.num_envs, header.num_finals, header.num_episodes)
         )

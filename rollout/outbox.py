@@ -65,7 +65,7 @@ class Outbox:
 
     def wait_credit(self) -> None:
         """Return when another unroll may be sent; blocks in the kernel until then."""
-        while self._unacknowledged >= self._plan.window or self._socket.poll(0):
+        while self._unacknowledged >= self._plan.window or self._has_answers():
             answer, _ = self._receive()
             if answer == Answer.ACKNOWLEDGED:
                 self._unacknowledged -= 1
@@ -109,6 +109,9 @@ class Outbox:
         )
         self._socket.send(encode_header(header, payload), zmq.SNDMORE)
         self._socket.send(payload)
+
+    def _has_answers(self) -> bool:
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def _receive(self) -> tuple[int, int]:
         frames = self._socket.recv_multipart()
