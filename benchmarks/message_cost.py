@@ -1,0 +1,245 @@
+"""What does it cost, at both ends together, to bring an unroll from an actor into a batch?
+
+Processor time of an actor's end (header, crc32, ZeroMQ, credit) and of the learner's (ZeroMQ,
+verdict, checks, copies into the batch), in two processes as in a run, per env step. Four actors,
+CartPole's own unrolls. Baselines in the same run: ZeroMQ alone, with the same bytes and the same
+window, which neither checks nor copies into a batch; and arrays pickled through a
+multiprocessing.Pipe.
+"""
+
+import multiprocessing
+import queue
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import harness
+import numpy as np
+import zmq
+
+from rollout.acting import UnrollActor
+from rollout.cluster import Cluster, make_plan
+from rollout.envs import Envs, find_env
+from rollout.experiment import Experiment
+from rollout.inbox import Inbox
+from rollout.learners.network import initial_parameters
+from rollout.learners.unroll import COLUMNS, Batch, Unroll
+from rollout.outbox import Outbox, Stopwatch
+from rollout.plan import HostPlan
+from rollout.receiver import Receiver
+
+OURS = "rollout"
+NUM_ACTORS = 4
+SHAPES = ((16, 64), (64, 64), (128, 128))  # environments of an actor, steps of an unroll
+REPEATS = 9
+SECONDS = 0.4
+WANTED_NS = 100
+
+
+class ClusterWithoutAgent(Cluster):
+    """A run's sockets; the actors are ours."""
+
+    def _start_agent(self, log: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def plan_for(num_envs: int, unroll_length: int) -> HostPlan:
+    """A run in which each of the actors has `num_envs` environments."""
+    return make_plan(
+        Experiment.from_dict(
+            {
+                "env": {"id": "CartPole-v1", "num_envs": NUM_ACTORS * num_envs},
+                "fleet": {"num_actors": NUM_ACTORS, "unroll_length": unroll_length},
+                "stop": {"env_steps": 1},
+            }
+        )
+    )
+
+
+def act_one(plan: HostPlan) -> tuple[bytes, int, int]:
+    """A real unroll: its payload and the lengths of its tails."""
+    envs = Envs(find_env(plan.env_id), plan.num_envs // NUM_ACTORS, seed=0)
+    acting = UnrollActor(envs, plan.network, plan.schema)
+    weights = initial_parameters(plan.network, 0)
+    for _ in range(4):  # away from the start, where no episode has ended yet
+        acting.act(weights)
+    payload = acting.act(weights)
+    return bytes(payload), acting.buffer.num_finals, acting.buffer.num_episodes
+
+
+# The actors' side: a process that sends rounds of one message per actor, and says what it spent
+
+
+def serve_rounds(send_round: Callable[[], None], pipe) -> None:
+    while rounds := pipe.recv():
+        before = time.process_time()
+        for _ in range(rounds):
+            send_round()
+        pipe.send(time.process_time() - before)
+
+
+def run_outboxes(pipe, plan: HostPlan, payload: bytes, num_finals: int, num_episodes: int) -> None:
+    outboxes = [Outbox(plan, actor, 0) for actor in range(NUM_ACTORS)]
+    unroll_index = 0
+    for outbox in outboxes:
+        outbox.wait_welcome()
+    stopwatch = Stopwatch()
+    view = memoryview(payload)
+
+    def send_round() -> None:
+        nonlocal unroll_index
+        for outbox in outboxes:
+            outbox.wait_credit()
+            outbox.send(view, unroll_index, num_finals, num_episodes, stopwatch)
+        unroll_index += 1
+
+    serve_rounds(send_round, pipe)
+    for outbox in outboxes:
+        outbox.close()
+
+
+def run_raw(pipe, endpoint: str, window: int, payload: bytes) -> None:
+    context = zmq.Context()
+    sockets = [context.socket(zmq.DEALER) for _ in range(NUM_ACTORS)]
+    unacknowledged = dict.fromkeys(sockets, 0)
+    for socket in sockets:
+        socket.connect(endpoint)
+
+    def send_round() -> None:
+        for socket in sockets:
+            if unacknowledged[socket] == window:
+                socket.recv()
+                unacknowledged[socket] -= 1
+            socket.send(payload)
+            unacknowledged[socket] += 1
+
+    serve_rounds(send_round, pipe)
+    context.destroy(linger=0)
+
+
+def run_pickle(pipe, data, arrays: dict[str, np.ndarray]) -> None:
+    def send_round() -> None:
+        for _ in range(NUM_ACTORS):
+            data.send(arrays)
+
+    serve_rounds(send_round, pipe)
+
+
+# The learner's side: `receive_round` returns when a round has arrived
+
+
+class Way:
+    """One way to bring unrolls over, with a process at its other end."""
+
+    def __init__(self, receive_round: Callable[[], object], run, *arguments) -> None:
+        self._receive_round = receive_round
+        processes = multiprocessing.get_context("spawn")
+        self._pipe, theirs = processes.Pipe()
+        self._process = processes.Process(target=run, args=(theirs, *arguments), daemon=True)
+        self._process.start()
+
+    def cpu_seconds(self, rounds: int) -> float:
+        """Of both ends, for so many rounds."""
+        before = time.process_time()
+        self._pipe.send(rounds)
+        for _ in range(rounds):
+            self._receive_round()
+        ours = time.process_time() - before
+        return ours + self._pipe.recv()
+
+    def close(self) -> None:
+        self._pipe.send(0)
+        self._process.join()
+
+
+def check(batch: Batch, plan: HostPlan, payload: bytes, counts: tuple[int, int]) -> None:
+    """The batch holds the unroll of every actor."""
+    num_envs = plan.num_envs // NUM_ACTORS
+    unroll = Unroll.view(plan.schema, payload, num_envs, *counts)
+    for actor in range(NUM_ACTORS):
+        columns = slice(actor * num_envs, (actor + 1) * num_envs)
+        for name in COLUMNS:
+            np.testing.assert_array_equal(
+                getattr(batch, name)[:, columns], getattr(unroll, name), err_msg=name
+            )
+    assert len(batch.episode_t) == NUM_ACTORS * counts[1]
+
+
+def measure(num_envs: int, unroll_length: int, folder: Path) -> dict[str, harness.Measurement]:
+    """Rates for actors with so many environments each."""
+    plan = plan_for(num_envs, unroll_length)
+    payload, *tails = act_one(plan)
+    counts = (tails[0], tails[1])
+    cluster = ClusterWithoutAgent(plan, folder / "log")
+    inbox = Inbox(plan.run, plan.schema, plan.num_envs, NUM_ACTORS, 2, plan.policy_lag)
+    inbox.newest_version = 2**63  # no weights are published here
+    batches = [Batch(plan.schema, plan.num_envs) for _ in range(2)]
+    receiver = Receiver(cluster, inbox, batches, queue.SimpleQueue())
+
+    def receive_batch() -> Batch:
+        batch = receiver.events.get(timeout=30).batch  # type: ignore[union-attr]
+        receiver.recycle(batch)
+        return batch
+
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    endpoint = f"ipc://{folder}/raw-{num_envs}"
+    router.bind(endpoint)
+
+    def receive_raw() -> None:
+        for _ in range(NUM_ACTORS):
+            sender, _ = router.recv_multipart(copy=False)
+            router.send_multipart((sender.bytes, b"ok"))
+
+    ours_end, data_end = multiprocessing.Pipe(duplex=False)
+    unroll = Unroll.view(plan.schema, payload, num_envs, *counts)
+    arrays = {name: getattr(unroll, name) for name in COLUMNS}
+    ways = {
+        OURS: Way(receive_batch, run_outboxes, plan, payload, *counts),
+        "ZeroMQ alone": Way(receive_raw, run_raw, endpoint, plan.window, payload),
+        "pickle through a Pipe": Way(
+            lambda: [ours_end.recv() for _ in range(NUM_ACTORS)], run_pickle, data_end, arrays
+        ),
+    }
+    steps = NUM_ACTORS * num_envs * unroll_length
+    rounds = max(5, round(SECONDS / (steps * 150e-9)))
+    ways[OURS].cpu_seconds(5)
+    check(batches[0], plan, payload, counts)
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(REPEATS):
+        for name, way in ways.items():
+            rates[name].append(steps * rounds / way.cpu_seconds(rounds))
+    for way in ways.values():
+        way.close()
+    context.destroy(linger=0)
+    receiver.close()
+    cluster.close()
+    return {name: harness.Measurement(tuple(values)) for name, values in rates.items()}
+
+
+def main() -> None:
+    metrics, notes = {}, []
+    with tempfile.TemporaryDirectory(prefix="r") as folder:
+        for num_envs, unroll_length in SHAPES:
+            steps = num_envs * unroll_length
+            measured = measure(num_envs, unroll_length, Path(folder))
+            metrics[f"unrolls_of_{steps}_steps"] = measured
+            ns = 1e9 / measured[OURS].median
+            notes.append(
+                f"unrolls of {steps} steps: {ns:.0f} ns per env step, {ns * steps / 1000:.0f} µs "
+                f"per message (wanted: at most {WANTED_NS} ns)"
+            )
+    harness.report(
+        "message_cost",
+        unit="env steps per second of processor time, both ends",
+        ours=OURS,
+        metrics=metrics,
+        config={"env": "CartPole-v1", "num_actors": NUM_ACTORS},
+        notes=tuple(notes),
+    )
+
+
+if __name__ == "__main__":
+    main()
