@@ -1,5 +1,6 @@
 """What the processes of a host share: a page to wait on, and weights files."""
 
+import ctypes
 import errno
 import os
 import resource
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from rollout.host_memory import HostPage, WeightsFiles, shared_memory_directory
+from rollout.processes import futex_wait
 
 
 @pytest.fixture
@@ -104,6 +106,27 @@ def test_no_wakeup_is_lost_between_many_waiters_and_many_versions(tmp_path):
     with run_python(STRESS, str(tmp_path)) as stress:
         output, _ = stress.communicate(timeout=60)
     assert output.split() == ["0", str(24 * 300)]
+
+
+def test_kernel_compares_with_the_value_that_was_looked_at(page, monkeypatch):
+    """A publication between look and sleep must be noticed: with any other value it would not."""
+    looks = iter([0, 1])  # someone publishes version 0 right after the first look
+
+    class Word:
+        @property
+        def value(self) -> int:
+            return next(looks)
+
+    compared = []
+    monkeypatch.setattr(page, "_word", Word())
+    monkeypatch.setattr("rollout.host_memory.futex_wait", lambda _, value: compared.append(value))
+    page.wait_version(0)
+    assert compared == [0]
+
+
+def test_futex_does_not_sleep_when_the_value_has_changed():
+    word = ctypes.c_uint32(5)
+    futex_wait(word, 4)  # would sleep for good: nobody wakes it
 
 
 def test_weights_come_out_as_they_went_in_and_cannot_be_changed(tmp_path):
