@@ -8,17 +8,18 @@ Two rules make it fast and let a row's result be the same, bit for bit, whatever
 - Two rows share each load of the weights, and four inputs go into each pass over the outputs, which
   keeps the multipliers busy. An odd number of rows is padded with a row whose result nobody reads.
 
-Sizes are constants in the generated source: with them as variables it runs a third slower. Outputs are
-padded to whole vector registers, which `pack` does once per version of the weights.
+Sizes are constants in the generated source: with them as variables it runs a third slower. Outputs
+are padded to whole vector registers, which `pack` does once per version of the weights.
+
+NaN, in an observation or a parameter, reaches the outputs: what is hidden here nobody finds later.
 """
 
 from rollout.learners.network import OBSERVATION, Dense, NetworkSpec
 
-BLOCK = (
-    32  # rows evaluated together: their activations and the weights stay in the first-level cache
-)
+# rows evaluated together: their activations and the weights stay in the first-level cache
+BLOCK = 32
 
-# tanh(x) ≈ x · P(x²) / Q(x²) for |x| ≤ 8, by least squares with weights; error below 6e-7 in float32.
+# tanh(x) ≈ x · P(x²) / Q(x²) for |x| ≤ 8, by weighted least squares; error below 6e-7 in float32.
 TANH_LIMIT = 8.0
 TANH_P = (
     0.9999997866883966,
