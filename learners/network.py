@@ -1,9 +1,9 @@
 """What a network is, apart from who executes it.
 
-A `NetworkSpec` is a small program over named buffers: each layer reads one buffer and writes another.
-The learner executes it with torch (torch_network.py), actors with compiled loops
+A `NetworkSpec` is a small program over named buffers: each layer reads one buffer and writes
+another. The learner executes it with torch (torch_network.py), actors with compiled loops
 (rollout/policy_kernel.py), both from the same flat float32 vector of parameters. A further kind of
-layer (a convolution, a recurrent core) is one more dataclass here and one more case in each of those.
+layer (a convolution, a recurrent core) is one more dataclass here and one more case in each.
 """
 
 import math
@@ -107,7 +107,7 @@ def make_mlp(
 ) -> NetworkSpec:
     """Dense layers of `hidden_sizes`, then logits and value.
 
-    With a shared value network one last layer yields both: its columns are the logits, then the value.
+    With a shared value network one last layer yields both: its columns are the logits, the value.
     Gains as in Andrychowicz et al., "What matters in on-policy RL" (2021): √2 inside, 0.01 for the
     policy, 1 for the value.
     """

@@ -7,14 +7,10 @@ one); between agent and template they go through pipes (plan.write_record).
 import msgspec
 
 
-class _Message(msgspec.Struct, frozen=True, tag=True):
-    pass
-
-
 # learner → agent
 
 
-class Announce(_Message):
+class Announce(msgspec.Struct, frozen=True, tag=True):
     """A weights version exists. digest: sha256 of its bytes."""
 
     version: int
@@ -22,38 +18,38 @@ class Announce(_Message):
     digest: bytes
 
 
-class Weights(_Message):
+class Weights(msgspec.Struct, frozen=True, tag=True):
     """The version that was pulled; its bytes are the next frame."""
 
     version: int
 
 
-class Stop(_Message):
+class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the actors and answer with Stopped."""
 
 
 # agent → learner
 
 
-class Hello(_Message):
+class Hello(msgspec.Struct, frozen=True, tag=True):
     """A host agent is there; run: the run it was started for."""
 
     run: bytes
 
 
-class Pull(_Message):
+class Pull(msgspec.Struct, frozen=True, tag=True):
     """Send this version."""
 
     version: int
 
 
-class Failed(_Message):
+class Failed(msgspec.Struct, frozen=True, tag=True):
     """The host cannot go on; reason: a whole sentence for the operator."""
 
     reason: str
 
 
-class Stopped(_Message):
+class Stopped(msgspec.Struct, frozen=True, tag=True):
     """The actors have ended; produced: unrolls that each of them has made."""
 
     produced: list[int]
@@ -62,20 +58,20 @@ class Stopped(_Message):
 # template → agent, and on to the learner
 
 
-class Ready(_Message):
+class Ready(msgspec.Struct, frozen=True, tag=True):
     """The environment is compiled; compile_s: how long that took."""
 
     compile_s: float
 
 
-class ActorStarted(_Message):
+class ActorStarted(msgspec.Struct, frozen=True, tag=True):
     """An actor was forked."""
 
     actor: int
     pid: int
 
 
-class ActorExited(_Message):
+class ActorExited(msgspec.Struct, frozen=True, tag=True):
     """An actor has ended. status: as os.waitstatus_to_exitcode gives it, negative for a signal."""
 
     actor: int
@@ -83,7 +79,7 @@ class ActorExited(_Message):
     status: int
 
 
-class ActorError(_Message):
+class ActorError(msgspec.Struct, frozen=True, tag=True):
     """What an actor had to say before it ended."""
 
     actor: int
@@ -93,7 +89,7 @@ class ActorError(_Message):
 # agent → template
 
 
-class Fork(_Message):
+class Fork(msgspec.Struct, frozen=True, tag=True):
     """Fork actors first, …, first + count - 1."""
 
     first: int

@@ -1,4 +1,4 @@
-"""Every block of the READMEs runs, in order, in a folder of its own that holds nothing but configs/."""
+"""Every block of the READMEs runs, in order, in a folder that holds nothing but configs/."""
 
 import os
 import re
