@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.cluster import Cluster, make_plan
@@ -80,7 +80,8 @@ def train(
 
     experiment: a TOML file's path, a mapping, or an Experiment. overrides: `key=value` each.
     run_dir: a new or empty directory; by default runs/NAME-TIME. Raises ConfigError, EnvError and
-    OperatorError before anything has started, RunFailed when the fleet dies. Nothing is left running.
+    OperatorError before anything has started, RunFailed when the fleet dies. Nothing is left
+    running.
     """
     require_linux()
     view = view or NoView()
@@ -169,9 +170,7 @@ def _started(plan: HostPlan, directory: RunDirectory) -> Iterator[Cluster]:
         cluster.close()
 
 
-def _make_learning(
-    experiment: Experiment, plan: HostPlan
-) -> "tuple[Algorithm, TorchNetwork]":
+def _make_learning(experiment: Experiment, plan: HostPlan) -> "tuple[Algorithm, TorchNetwork]":
     """Algorithm and network. Torch is imported here, while the template compiles beside."""
     import torch
 
@@ -241,7 +240,7 @@ class _Saver:
         self._saved_update = -1
         self._saved_at = time.monotonic()
 
-    def __enter__(self) -> "_Saver":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

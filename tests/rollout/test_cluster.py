@@ -285,7 +285,9 @@ def test_killed_process_ends_the_run_with_its_name_and_a_checkpoint(places, tmp_
     assert_can_be_evaluated(tmp_path / "run")
 
 
-@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize(
+    "whole_group", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True)]
+)
 def test_nothing_is_left_of_a_run_whose_learner_was_killed(start, places, whole_group):
     command = start()
     wait_until(has_trained(command))
