@@ -6,7 +6,6 @@ one); between agent and template they go through pipes (plan.write_record).
 
 import msgspec
 
-
 # learner → agent
 
 
