@@ -56,7 +56,7 @@ class HostAgent:
     def __init__(self, plan: HostPlan, learner_pipe: int) -> None:
         self._plan = plan
         self._learner_pipe = learner_pipe
-        self._is_stopping = False
+        self._is_stopping = self._has_forked = False
         memory = Path(plan.memory_directory)
         self._page = HostPage(memory / "page", plan.num_actors, create=True)
         self._files = WeightsFiles(memory)
@@ -111,9 +111,11 @@ class HostAgent:
         assert self._template.stdin is not None
         with contextlib.suppress(OSError):
             self._template.stdin.close()  # it kills and reaps its actors, then ends
+        if not self._has_forked:  # it imports or compiles, and would not notice
+            self._template.kill()
         try:
             self._template.wait(GRACE_S)
-        except subprocess.TimeoutExpired:  # it imports or compiles; no actor is there yet
+        except subprocess.TimeoutExpired:
             self._template.kill()
             self._template.wait()
 
@@ -122,6 +124,7 @@ class HostAgent:
 
     def _on_report(self, report: control.FromTemplate) -> None:
         if isinstance(report, control.Ready):
+            self._has_forked = True
             with contextlib.suppress(BrokenPipeError):  # it has been killed; its end will tell
                 write_record(self._commands, control.Fork(0, self._plan.num_actors, incarnation=0))
         self._tell(report)
