@@ -17,12 +17,13 @@ from pathlib import Path
 
 import harness
 
+from rollout.assembler import FullBatch
 from rollout.cluster import Cluster, make_plan
 from rollout.experiment import Experiment
 from rollout.inbox import Inbox
 from rollout.learners.network import initial_parameters
 from rollout.learners.unroll import Batch
-from rollout.receiver import BatchReady, FleetFailed, Receiver
+from rollout.receiver import FleetFailed, Receiver
 
 NUM_BATCHES = 5
 WANTED_MB = 8
@@ -66,7 +67,7 @@ def stream(receiver: Receiver, weights: bytes) -> None:
     version = 0
     while version < NUM_BATCHES:
         receiver.publish(version, weights)
-        while not isinstance(event := receiver.events.get(timeout=120), BatchReady):
+        while not isinstance(event := receiver.events.get(timeout=120), FullBatch):
             if isinstance(event, FleetFailed):
                 raise event.error
         assert event.unroll_index == version and event.batch.is_full

@@ -26,9 +26,10 @@ from rollout.experiment import Experiment
 from rollout.inbox import Inbox
 from rollout.learners.network import initial_parameters
 from rollout.learners.unroll import COLUMNS, Batch, Unroll
-from rollout.outbox import Outbox, Stopwatch
+from rollout.outbox import Outbox
 from rollout.plan import HostPlan
 from rollout.receiver import Receiver
+from rollout.wire import ActorTimes
 
 OURS = "rollout"
 NUM_ACTORS = 4
@@ -85,14 +86,13 @@ def run_outboxes(pipe, plan: HostPlan, payload: bytes, num_finals: int, num_epis
     unroll_index = 0
     for outbox in outboxes:
         outbox.wait_welcome()
-    stopwatch = Stopwatch()
     view = memoryview(payload)
 
     def send_round() -> None:
         nonlocal unroll_index
         for outbox in outboxes:
             outbox.wait_credit()
-            outbox.send(view, unroll_index, num_finals, num_episodes, stopwatch)
+            outbox.send(view, unroll_index, num_finals, num_episodes, ActorTimes(0, 0, 0))
         unroll_index += 1
 
     serve_rounds(send_round, pipe)

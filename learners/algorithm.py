@@ -43,11 +43,11 @@ class Algorithm(ABC, Generic[S]):
         self.optimizer = Adam(network.flat, network.flat_grad, eps=adam_eps)
 
     @abstractmethod
-    def update(self, batch: Batch, update_index: int, progress: float) -> dict[str, float]:
+    def update(self, batch: Batch, update_index: int, fraction_done: float) -> dict[str, float]:
         """Improve the network once; returns metrics by their names in logs.
 
         The batch may be overwritten once this returns. All randomness is a function of the seed and
-        `update_index`. progress: part of the run that lies behind, 0 to 1, for schedules.
+        `update_index`. fraction_done: of the run, 0 to 1, for schedules.
         """
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -118,10 +118,11 @@ class Algorithm(ABC, Generic[S]):
 
 
 def mean_metrics(steps: list[Metrics | None]) -> dict[str, float]:
-    """Means over the steps that were taken, as floats; waits once for the device."""
+    """Means over the steps that were taken, as floats, and how many were not; waits once."""
     taken = [metrics for metrics in steps if metrics is not None]
+    skipped = {"losses/skipped_steps": float(len(steps) - len(taken))}
     if not taken:
-        return {}
+        return skipped
     names = list(taken[0])
     table = torch.stack([metrics[name] for metrics in taken for name in names])
-    return dict(zip(names, table.view(len(taken), -1).mean(0).tolist(), strict=True))
+    return dict(zip(names, table.view(len(taken), -1).mean(0).tolist(), strict=True)) | skipped

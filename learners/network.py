@@ -10,17 +10,15 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 Activation = Literal["tanh", "relu", "identity"]
 
-OBSERVATION = (
-    "observation"  # the buffer that the first layers read: float32 [rows, observation_size]
-)
+OBSERVATION = "observation"  # what the first layers read: float32 [rows, observation_size]
 
 
-@dataclass(frozen=True)
-class Dense:
+class Dense(msgspec.Struct, frozen=True, tag=True):
     """activation(source @ weight + bias), with weight [inputs, outputs].
 
     gains: (columns, gain) in order: how orthogonal initialisation scales groups of columns.

@@ -20,7 +20,7 @@ class Adam:
 
     A loss or gradient that is not finite changes nothing but the counts.
 
-    skipped_updates: how many steps the guard refused.   step_count: how many were taken (t).
+    skipped_steps: how many steps the guard refused.   step_count: how many were taken (t).
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Adam:
         self.first_moment = torch.zeros_like(parameters)
         self.second_moment = torch.zeros_like(parameters)
         self.step_count = 0
-        self.skipped_updates = 0
+        self.skipped_steps = 0
         self.skipped_in_a_row = 0
 
     def __repr__(self) -> str:
         return (
             f"Adam({self.parameters.numel()} parameters, {self.step_count} steps, "
-            f"{self.skipped_updates} skipped)"
+            f"{self.skipped_steps} skipped)"
         )
 
     @torch.no_grad()
@@ -82,13 +82,13 @@ class Adam:
         return norm
 
     def _skip(self, loss: float, norm: float) -> None:
-        self.skipped_updates += 1
+        self.skipped_steps += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NonFiniteLossError(
                 f"{self.skipped_in_a_row} optimizer steps in a row had a loss or gradient that is "
                 f"not finite (last: loss {loss}, gradient norm {norm}); "
-                "try a smaller learning_rate, and look at the scale of rewards and observations"
+                "look for NaN in rewards and observations, and try a smaller learning_rate"
             )
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -106,4 +106,4 @@ class Adam:
             setattr(self, name, int(state[name]))
 
 
-_COUNTS = ("step_count", "skipped_updates", "skipped_in_a_row")
+_COUNTS = ("step_count", "skipped_steps", "skipped_in_a_row")

@@ -35,9 +35,9 @@ class PPO(Algorithm[PpoSettings]):
     def __init__(self, network: TorchNetwork, settings: PpoSettings, seed: int) -> None:
         super().__init__(network, settings, seed, adam_eps=settings.adam_eps)
 
-    def update(self, batch: Batch, update_index: int, progress: float) -> dict[str, float]:
+    def update(self, batch: Batch, update_index: int, fraction_done: float) -> dict[str, float]:
         s = self.settings
-        learning_rate = s.learning_rate * (1.0 - progress) if s.anneal_lr else s.learning_rate
+        learning_rate = s.learning_rate * (1.0 - fraction_done) if s.anneal_lr else s.learning_rate
         rows = self.rows(batch)
         steps: list[Metrics | None] = []
         for epoch in range(s.update_epochs):

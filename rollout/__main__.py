@@ -1,5 +1,12 @@
-"""`python -m rollout`."""
+"""The command `rollout`, also as `python -m rollout`."""
 
-from rollout.cli import main
+import signal
 
-main()
+# Ctrl-C simply ends a command, and at once, also while it is still importing. `rollout train` has
+# handlers of its own while there is something to save.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from rollout.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ from rollout.envs.registry import find_env
 from rollout.host_memory import HostPage, WeightsFiles
 from rollout.outbox import Outbox, Stopwatch
 from rollout.plan import HostPlan
+from rollout.wire import ActorTimes
 
 
 def run_actor(plan: HostPlan, page: HostPage, files: WeightsFiles, actor: int, incarnation: int):
@@ -25,13 +26,13 @@ def run_actor(plan: HostPlan, page: HostPage, files: WeightsFiles, actor: int, i
     stopwatch = Stopwatch()
     for unroll_index in itertools.count(first_unroll):
         outbox.wait_credit()
-        stopwatch.lap("wait_credit")
+        wait_credit_us = stopwatch.lap_us()
         version = plan.weights_version_for(unroll_index)
         page.wait_version(version)
         weights = files.map(version)
-        stopwatch.lap("wait_weights")
+        wait_weights_us = stopwatch.lap_us()
         payload = acting.act(weights)
-        stopwatch.lap("act")
-        buffer = acting.buffer
+        times = ActorTimes(stopwatch.lap_us(), wait_weights_us, wait_credit_us)
         page.produced[actor] += 1
-        outbox.send(payload, unroll_index, buffer.num_finals, buffer.num_episodes, stopwatch)
+        buffer = acting.buffer
+        outbox.send(payload, unroll_index, buffer.num_finals, buffer.num_episodes, times)

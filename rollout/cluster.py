@@ -19,9 +19,8 @@ import zmq
 from rollout import host, processes
 from rollout.envs.registry import find_env
 from rollout.errors import OperatorError
-from rollout.experiment import Experiment
-from rollout.host_memory import shared_memory_directory
-from rollout.outbox import HEARTBEAT_MS
+from rollout.experiment import Experiment, FleetSettings
+from rollout.host_memory import host_page_bytes, shared_memory_directory
 from rollout.plan import HostPlan, run_name, share_of, write_record
 from rollout.shapes import make_network, make_schema
 from rollout.wire import HEADER_BYTES
@@ -39,7 +38,7 @@ def make_plan(experiment: Experiment) -> HostPlan:
     fleet = experiment.fleet
     run = secrets.token_bytes(16)
     _check_open_files(fleet.num_actors)
-    _check_shared_memory(4 * network.num_parameters, fleet.policy_lag)
+    _check_shared_memory(4 * network.num_parameters, fleet)
     with contextlib.ExitStack() as undo:
         sockets = _make_directory(socket_directory(), run, undo)
         memory = _make_directory(shared_memory_directory(), run, undo)
@@ -111,7 +110,6 @@ class Cluster:
             zmq.BACKLOG: 4096,
             zmq.RCVHWM: self.plan.window + 1,
             zmq.SNDHWM: 0,  # replies are small, and bounded by what was sent
-            zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
         }
         for option, value in options.items():
             socket.set(option, value)
@@ -164,9 +162,10 @@ def _check_open_files(num_actors: int) -> None:
         )
 
 
-def _check_shared_memory(weights_bytes: int, policy_lag: int) -> None:
+def _check_shared_memory(weights_bytes: int, fleet: FleetSettings) -> None:
     directory = shared_memory_directory()
-    needed = (policy_lag + 3) * (weights_bytes + 4096)  # versions in use, one being written, a page
+    versions = fleet.policy_lag + 2  # in use, and one being written
+    needed = versions * (weights_bytes + 4096) + host_page_bytes(fleet.num_actors) + 4096
     try:
         status = os.statvfs(directory)
     except OSError as error:

@@ -85,6 +85,13 @@ class ActorError(msgspec.Struct, frozen=True, tag=True):
     error: str
 
 
+class Unprepared(msgspec.Struct, frozen=True, tag=True):
+    """The template could not get ready. is_authors: the environment's author can mend it."""
+
+    error: str
+    is_authors: bool
+
+
 # agent → template
 
 
@@ -97,7 +104,7 @@ class Fork(msgspec.Struct, frozen=True, tag=True):
 
 
 ToAgent = Announce | Weights | Stop
-FromTemplate = Ready | ActorStarted | ActorExited | ActorError
+FromTemplate = Ready | Unprepared | ActorStarted | ActorExited | ActorError
 ToLearner = Hello | Pull | Failed | Stopped | FromTemplate
 
 encode = msgspec.msgpack.encode

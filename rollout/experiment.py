@@ -187,7 +187,7 @@ class Experiment(Settings):
         """sha256 of all that the learning curve depends on, as hexadecimal digits.
 
         Not of where and for how long it runs: name, fleet.num_actors, fleet.engine, checkpoint.*
-        and stop.*.
+        and stop.*, but for the stop.env_steps towards which a learning rate is annealed.
         """
         curve = self.model_dump(
             mode="json",
@@ -198,6 +198,8 @@ class Experiment(Settings):
                 "stop": True,
             },
         )
+        if self.algorithm.anneal_lr:
+            curve["stop"] = {"env_steps": self.stop.env_steps}
         canonical = json.dumps(curve, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

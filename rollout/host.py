@@ -19,9 +19,9 @@ import zmq
 
 from rollout import control, processes
 from rollout.host_memory import HostPage, WeightsFiles
-from rollout.outbox import HEARTBEAT_MS
 from rollout.plan import HostPlan, read_record, write_record
 
+ROOM_FOR_MESSAGES = 1 << 16  # bytes; weights are the largest thing a learner sends
 GRACE_S = 1.0  # for the template to end its actors; the kernel ends them with it in any case
 
 
@@ -77,7 +77,7 @@ class HostAgent:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 1000)  # the last words
-        self._socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        self._socket.set(zmq.MAXMSGSIZE, 4 * plan.network.num_parameters + ROOM_FOR_MESSAGES)
         self._socket.connect(plan.control_endpoint)
         self._tell(control.Hello(plan.run))
 

@@ -21,11 +21,16 @@ def shared_memory_directory() -> Path:
     return Path(os.environ.get("ROLLOUT_SHM_DIR") or "/dev/shm")
 
 
+def host_page_bytes(num_actors: int) -> int:
+    """Size of a host's page of counters."""
+    return COUNTERS_OFFSET + 8 * num_actors
+
+
 class HostPage:
     """The newest weights version on this host, and how many unrolls each actor has produced."""
 
     def __init__(self, path: Path, num_actors: int, create: bool = False) -> None:
-        size = COUNTERS_OFFSET + 8 * num_actors
+        size = host_page_bytes(num_actors)
         if create:
             path.write_bytes(bytes(size))
         with open(path, "r+b") as file:

@@ -4,7 +4,6 @@ Delivery is at least once and in order per actor; the effect is exactly once: an
 when it is the next of its actor's present life, and refused, by name, in every other case.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -74,13 +73,16 @@ class Inbox:
         self.policy_lag = policy_lag
         self.newest_version = -1
         self.actors: dict[int, ActorState] = {}
-        self._verdicts: Counter[Verdict] = Counter()
+        # All kinds from the start: the learner's thread reads while the receiver's counts.
+        self._verdicts = dict.fromkeys(Verdict, 0)
 
     def __repr__(self) -> str:
-        return f"Inbox({len(self.actors)} of {self.num_actors} actors, {dict(self._verdicts)})"
+        return (
+            f"Inbox({len(self.actors)} of {self.num_actors} actors, {self.statistics().verdicts})"
+        )
 
     def statistics(self) -> InboxStatistics:
-        counts = {verdict.name.lower(): count for verdict, count in self._verdicts.items()}
+        counts = {verdict.name.lower(): count for verdict, count in self._verdicts.items() if count}
         return InboxStatistics(counts, len(self.actors))
 
     def judge(self, header: Header, sender: bytes, payload: memoryview | bytes) -> Judgement:
@@ -124,7 +126,8 @@ class Inbox:
         known = self.actors.get(header.actor)
         if known is not None and known.incarnation == header.incarnation:
             return Verdict.DUPLICATE
-        self.actors[header.actor] = ActorState(header.incarnation)
+        next_unroll = 0 if known is None else known.first_unroll + known.next_sequence
+        self.actors[header.actor] = ActorState(header.incarnation, first_unroll=next_unroll)
         return Verdict.ACCEPTED
 
     def _judge_unroll(

@@ -1,47 +1,44 @@
 """The learner's loop: receive → batch → update → publish."""
 
+import logging
 import math
 import queue
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rollout.assembler import FullBatch
 from rollout.experiment import Experiment
-from rollout.learners.unroll import Batch
-from rollout.processes import seconds_since_start
-from rollout.progress import Progress
-from rollout.receiver import (
-    BatchReady,
-    FleetFailed,
-    FleetStopped,
-    Interrupted,
-    PhaseChanged,
-    Receiver,
-)
+from rollout.progress import Progress, View
+from rollout.receiver import FleetFailed, FleetStopped, Interrupted, PhaseChanged, Receiver
+from rollout.wire import ActorTimes
+
+if TYPE_CHECKING:  # torch is imported while the template starts, not before
+    from rollout.learners.algorithm import Algorithm
+    from rollout.learners.torch_network import TorchNetwork
+
+log = logging.getLogger(__name__)
 
 EPISODES = 100  # the mean return that experiments aim at is over the last so many
 FLEET_END_S = 10.0  # for the actors' last counts to come in
+QUIET_S = 30.0  # without a batch, after which somebody should look
 
 
-class LearningAlgorithm(Protocol):
-    """What the loop needs of an algorithm (learners.algorithm.Algorithm)."""
+class Clock:
+    """Wall seconds since a run began.
 
-    def update(self, batch: Batch, update_index: int, progress: float) -> dict[str, float]: ...
+    started: when that was, by time.monotonic(): when the process began for the command line, when
+    `rollout.train` was called for everybody else.
+    """
 
+    def __init__(self, started: float) -> None:
+        self._started = started
 
-class PublishedNetwork(Protocol):
-    """What the loop needs of a network (learners.torch_network.TorchNetwork)."""
-
-    def export(self) -> np.ndarray: ...
-
-
-class Observer(Protocol):
-    """Who is told how a run goes."""
-
-    def phase(self, text: str) -> None: ...
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
 
 
 class Learner:
@@ -54,16 +51,18 @@ class Learner:
     def __init__(
         self,
         experiment: Experiment,
-        algorithm: LearningAlgorithm,
-        network: PublishedNetwork,
+        algorithm: "Algorithm",
+        network: "TorchNetwork",
         receiver: Receiver,
-        observer: Observer,
+        view: View,
+        clock: Clock,
     ) -> None:
         self._experiment = experiment
         self._algorithm = algorithm
         self._network = network
         self._receiver = receiver
-        self._observer = observer
+        self._view = view
+        self._clock = clock
         self._last_returns: deque[float] = deque(maxlen=EPISODES)
         self._last_lengths: deque[int] = deque(maxlen=EPISODES)
         self.update = 0
@@ -86,19 +85,23 @@ class Learner:
         Raises RunFailed when the fleet cannot go on.
         """
         self._receiver.publish(0, self._network.export().tobytes())
-        since = time.perf_counter()
-        while (ready := self._wait_batch()) is not None:
+        updated = time.perf_counter()
+        while True:
+            since = time.perf_counter()
+            ready = self._wait_batch()
+            if ready is None:
+                return
             waited = time.perf_counter()
             losses = self._algorithm.update(ready.batch, self.update, self._fraction_done())
-            updated = time.perf_counter()
-            progress = self._count(ready, losses, since, waited, updated)
+            last_updated, updated = updated, time.perf_counter()
+            spent = {"wait": waited - since, "update": updated - waited}
+            progress = self._count(ready, losses, spent, updated - last_updated)
             self._receiver.recycle(ready.batch)
             if progress.stop_reason is None:
                 self._receiver.publish(self.update, self._network.export().tobytes())
             yield progress
             if progress.stop_reason is not None:
                 return
-            since = updated
 
     def stop_fleet(self) -> None:
         """End the actors and collect what they have produced."""
@@ -126,27 +129,38 @@ class Learner:
         steps = self.env_steps - self._experiment.batch_size
         return steps / max(self.last_update_s - self.first_update_s, 1e-9)
 
-    def _wait_batch(self) -> BatchReady | None:
+    def _wait_batch(self) -> FullBatch | None:
         """The next batch; None when the run is to end without one."""
         while True:
+            left_s = self._seconds_left()
             try:
-                event = self._receiver.events.get(timeout=self._seconds_left())
+                event = self._receiver.events.get(timeout=min(left_s, QUIET_S))
             except queue.Empty:
-                return None  # stop.wall_s is over
+                if left_s <= QUIET_S:
+                    return None  # stop.wall_s is over
+                self._say_that_nothing_comes()
+                continue
             match event:
-                case BatchReady():
+                case FullBatch():
                     return event
                 case PhaseChanged():
-                    self._observer.phase(event.text)
+                    self._view.phase(event.text)
                 case FleetFailed():
                     raise event.error
                 case Interrupted():
                     self.interrupted_by = event.signal_number
                     return None
 
-    def _seconds_left(self) -> float | None:
+    def _seconds_left(self) -> float:
         limit = self._experiment.stop.wall_s
-        return None if limit is None else max(limit - seconds_since_start(), 0.0)
+        return math.inf if limit is None else max(limit - self._clock.seconds(), 0.0)
+
+    def _say_that_nothing_comes(self) -> None:
+        alive = self._receiver.statistics().num_actors_alive
+        num_actors = self._experiment.fleet.num_actors
+        text = f"no batch for {QUIET_S:.0f} s ({alive} of {num_actors} actors alive); still waiting"
+        log.warning(text)
+        self._view.phase(text)
 
     def _fraction_done(self) -> float:
         limit = self._experiment.stop.env_steps
@@ -154,11 +168,10 @@ class Learner:
 
     def _count(
         self,
-        ready: BatchReady,
+        ready: FullBatch,
         losses: dict[str, float],
-        since: float,
-        waited: float,
-        updated: float,
+        spent_s: dict[str, float],
+        whole_s: float,
     ) -> Progress:
         batch = ready.batch
         policy_lag = self.update - batch.weights_version
@@ -169,7 +182,7 @@ class Learner:
         self.num_episodes += len(batch.episode_return)
         self._last_returns.extend(batch.episode_return.tolist())
         self._last_lengths.extend(batch.episode_length.tolist())
-        self.last_update_s = seconds_since_start()
+        self.last_update_s = self._clock.seconds()
         if self.first_update_s is None:
             self.first_update_s = self.last_update_s
         statistics = self._receiver.statistics()
@@ -187,7 +200,7 @@ class Learner:
             policy_lag=policy_lag,
             num_actors_alive=statistics.num_actors_alive,
             num_actors=self._experiment.fleet.num_actors,
-            time_split=_time_split(ready.times_us, since, waited, updated),
+            time_split=_time_split(ready.times, spent_s, whole_s),
             stop=self._stop_fractions(),
             stop_reason=self._stop_reason(),
         )
@@ -222,15 +235,14 @@ class Learner:
         }
 
 
-def _time_split(
-    times_us: dict[str, int], since: float, waited: float, updated: float
-) -> dict[str, float]:
-    whole = max(updated - since, 1e-9)
-    actors = max(sum(times_us.values()), 1)
-    split = {
-        "learner/update": (updated - waited) / whole,
-        "learner/wait": (waited - since) / whole,
-    }
+def _time_split(times: ActorTimes, spent_s: dict[str, float], whole_s: float) -> dict[str, float]:
+    """Shares of the time since the last update; what the learner did besides is `other`."""
+    whole_s = max(whole_s, 1e-9)
+    split = {f"learner/{name}": spent / whole_s for name, spent in spent_s.items()}
+    split["learner/other"] = max(1.0 - sum(split.values()), 0.0)
+    whole_us = max(sum(times), 1)
     return split | {
-        f"actor/{name.removesuffix('_us')}": spent / actors for name, spent in times_us.items()
+        "actor/act": times.act_us / whole_us,
+        "actor/wait_weights": times.wait_weights_us / whole_us,
+        "actor/wait_credit": times.wait_credit_us / whole_us,
     }

@@ -7,6 +7,7 @@ import zmq
 from rollout.inbox import Verdict
 from rollout.plan import HostPlan
 from rollout.wire import (
+    ActorTimes,
     Answer,
     Header,
     Kind,
@@ -15,8 +16,6 @@ from rollout.wire import (
     encode_header,
     routing_id,
 )
-
-HEARTBEAT_MS = 10_000  # seldom enough that a thousand idle actors do not show
 
 
 class Refused(Exception):
@@ -31,7 +30,7 @@ class Outbox:
         self._actor = actor
         self._incarnation = incarnation
         self._sequence = 0
-        self._unacknowledged = 0
+        self._acknowledged = 0  # unrolls before this sequence number
         self.first_env, self.num_envs = plan.share_of(actor)
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
@@ -41,9 +40,8 @@ class Outbox:
             zmq.IMMEDIATE: 1,
             zmq.SNDHWM: plan.window + 1,
             zmq.MAXMSGSIZE: 1024,  # replies are small
-            zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
-            zmq.RECONNECT_IVL: 50 + actor % 50,  # so that a fleet does not come back all at once
-            zmq.RECONNECT_IVL_MAX: 2_000,
+            # No heartbeats on one machine: the kernel tells of every death, and a process that is
+            # only stopped (Ctrl-Z, a debugger) must find its connections when it goes on.
         }
         for option, value in options.items():
             self._socket.set(option, value)
@@ -66,9 +64,13 @@ class Outbox:
     def wait_credit(self) -> None:
         """Return when another unroll may be sent; blocks in the kernel until then."""
         while self._unacknowledged >= self._plan.window or self._has_answers():
-            answer, _ = self._receive()
-            if answer == Answer.ACKNOWLEDGED:
-                self._unacknowledged -= 1
+            answer, number = self._receive()
+            if answer == Answer.ACKNOWLEDGED:  # of this unroll, and of all before it
+                self._acknowledged = max(self._acknowledged, number + 1)
+
+    @property
+    def _unacknowledged(self) -> int:
+        return self._sequence - self._acknowledged
 
     def send(
         self,
@@ -76,7 +78,7 @@ class Outbox:
         unroll_index: int,
         num_finals: int,
         num_episodes: int,
-        clock: "Stopwatch",
+        times: ActorTimes,
     ) -> None:
         """Hand an unroll to ZeroMQ, which copies it."""
         self._send(
@@ -86,10 +88,9 @@ class Outbox:
             weights_version=self._plan.weights_version_for(unroll_index),
             num_finals=num_finals,
             num_episodes=num_episodes,
-            **clock.laps_us(),
+            **times._asdict(),
         )
         self._sequence += 1
-        self._unacknowledged += 1
 
     def close(self) -> None:
         """Drop what is not sent and let go of the socket."""
@@ -128,18 +129,13 @@ class Outbox:
 
 
 class Stopwatch:
-    """Where an actor's time goes, unroll by unroll."""
+    """Tells how long it is since it was last asked."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter_ns()
-        self._laps: dict[str, int] = {}
 
-    def lap(self, name: str) -> None:
-        """Book the time since the last lap under `name`."""
+    def lap_us(self) -> int:
+        """Microseconds since the last lap, at most 2³² - 1."""
         now = time.perf_counter_ns()
-        self._laps[f"{name}_us"] = (now - self._since) // 1000
-        self._since = now
-
-    def laps_us(self) -> dict[str, int]:
-        """The latest laps in microseconds, at most 2³² - 1."""
-        return {name: min(lap, 0xFFFFFFFF) for name, lap in self._laps.items()}
+        lap, self._since = (now - self._since) // 1000, now
+        return min(lap, 0xFFFFFFFF)

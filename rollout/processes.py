@@ -11,7 +11,7 @@ import time
 _libc = ctypes.CDLL(None, use_errno=True)
 
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
-SYS_FUTEX = {"x86_64": 202, "aarch64": 98}[platform.machine()]
+SYS_FUTEX = {"x86_64": 202, "aarch64": 98}  # system call numbers, by machine
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 EVERYONE = 2**31 - 1
 
@@ -70,9 +70,11 @@ def seconds_since_start() -> float:
 
 def futex_wait(word: ctypes.c_uint32, value: int) -> None:
     """Sleep in the kernel while `word` is `value`; may return early, so callers look again."""
-    _libc.syscall(SYS_FUTEX, ctypes.byref(word), FUTEX_WAIT, ctypes.c_uint32(value), None)
+    _libc.syscall(
+        SYS_FUTEX[platform.machine()], ctypes.byref(word), FUTEX_WAIT, ctypes.c_uint32(value), None
+    )
 
 
 def futex_wake_all(word: ctypes.c_uint32) -> None:
     """Wake every process that sleeps on `word`, in whichever process it is mapped."""
-    _libc.syscall(SYS_FUTEX, ctypes.byref(word), FUTEX_WAKE, EVERYONE)
+    _libc.syscall(SYS_FUTEX[platform.machine()], ctypes.byref(word), FUTEX_WAKE, EVERYONE)

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+
+from rollout.summary import Summary
 
 
 @dataclass(frozen=True)
 class Progress:
     """A run after `update` updates; yielded by the learner's loop, read by logs and live views.
 
-    update: updates done. env_steps: steps trained on. wall_s: seconds since the process started.
+    update: updates done. env_steps: steps trained on. wall_s: seconds since it began.
     env_steps_per_s: since the first update (0 before there are two).
     episode_return_mean, episode_length_mean: over the last 100 episodes, or None before the first.
     num_episodes: finished so far. episode_returns, episode_lengths: of those in this update's
@@ -19,7 +23,8 @@ class Progress:
         this batch's and the newest when it was trained on.
     num_actors_alive, num_actors: actor processes.
     time_split: shares of wall time since the last update, by name (each 0 … 1): `learner/update`,
-        `learner/wait`, `actor/act`, `actor/wait_weights`, `actor/wait_credit` (actors: mean).
+        `learner/wait`, `learner/other`; `actor/act`, `actor/wait_weights`, `actor/wait_credit`
+        (of the actors' time for this batch).
     stop: progress towards each stop condition, 0 … 1, by key of the [stop] table.
     stop_reason: why the run ends with this update, or None.
     """
@@ -40,3 +45,23 @@ class Progress:
     time_split: Mapping[str, float] = field(default_factory=dict)
     stop: Mapping[str, float] = field(default_factory=dict)
     stop_reason: str | None = None
+
+
+class View(Protocol):
+    """Who is told how a run goes, besides its files."""
+
+    def phase(self, text: str) -> None:
+        """What the run is doing while there are no updates."""
+        ...
+
+    def write(self, progress: Progress) -> None: ...
+
+    def finish(self, summary: Summary, run_dir: Path) -> None: ...
+
+
+class NoView:
+    """Tells nobody."""
+
+    def phase(self, text: str) -> None: ...
+    def write(self, progress: Progress) -> None: ...
+    def finish(self, summary: Summary, run_dir: Path) -> None: ...

@@ -1,7 +1,7 @@
 """The learner's end of the stream: a thread that receives while the learner trains.
 
-It owns both sockets. Unrolls go through the inbox's verdict into the open batches; full batches go
-to the learner; weights go from the learner to the host agents, which announce and pull decouple.
+It owns both sockets. Unrolls go by the inbox's verdict to the assembler; full batches go to the
+learner; weights go from the learner to the host agents, which announce and pull decouple.
 What happened is told to the learner as events, in one queue.
 """
 
@@ -11,13 +11,15 @@ import os
 import queue
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import zmq
 
 from rollout import control
+from rollout.assembler import BatchAssembler, FullBatch
 from rollout.cluster import Cluster
+from rollout.envs.errors import EnvError
 from rollout.errors import RunFailed
 from rollout.inbox import Inbox, Verdict
 from rollout.learners.unroll import Batch, Unroll
@@ -37,15 +39,6 @@ MOST_AT_ONCE = 64  # unrolls received before the other sockets get a look
 
 
 @dataclass(frozen=True)
-class BatchReady:
-    """A sealed batch. times_us: the actors' summed time by activity, for this batch."""
-
-    unroll_index: int
-    batch: Batch
-    times_us: dict[str, int]
-
-
-@dataclass(frozen=True)
 class PhaseChanged:
     """The fleet is a step further on its way to the first unroll."""
 
@@ -56,7 +49,7 @@ class PhaseChanged:
 class FleetFailed:
     """The run cannot go on."""
 
-    error: RunFailed
+    error: RunFailed | EnvError
 
 
 @dataclass(frozen=True)
@@ -73,27 +66,18 @@ class Interrupted:
     signal_number: int
 
 
-Event = BatchReady | PhaseChanged | FleetFailed | FleetStopped | Interrupted
-
-
-@dataclass
-class OpenBatch:
-    """A batch that unrolls are being put into."""
-
-    batch: Batch
-    times_us: dict[str, int] = field(default_factory=dict)
+Event = FullBatch | PhaseChanged | FleetFailed | FleetStopped | Interrupted
 
 
 @dataclass(frozen=True)
 class ReceiverStatistics:
     """Counts since the start.
 
-    unrolls_put: accepted and in a batch, by actor. unrolls_waiting: accepted, their batch not free.
+    unrolls_put: accepted and in a batch, by actor.
     control_refused: messages that no host agent of this run can have sent.
     """
 
     unrolls_put: list[int]
-    unrolls_waiting: int
     verdicts: dict[str, int]
     control_refused: int
     num_actors_alive: int
@@ -102,7 +86,7 @@ class ReceiverStatistics:
 class Receiver:
     """Receives for one run. `events` is for the learner to read; the methods are its to call.
 
-    batches: at least two, so that one fills while another is trained on.
+    batches: policy_lag + 1 of them (see assembler.py).
     """
 
     def __init__(
@@ -116,16 +100,12 @@ class Receiver:
         self._cluster = cluster
         self._plan = cluster.plan
         self._inbox = inbox
-        self._free = list(batches)
-        self._open: dict[int, OpenBatch] = {}
-        self._next_batch = 0
-        # Accepted, but their batch is not free yet: at most `window` per actor, not acknowledged.
-        self._waiting: list[tuple[bytes, Header, Unroll]] = []
+        self._assembler = BatchAssembler(batches)
         self._versions: dict[int, bytes] = {}
         self._agents: set[bytes] = set()
         self._alive: set[int] = set()
         self._errors: dict[int, str] = {}
-        self._is_stopping = self._has_stopped = False
+        self._is_stopping = self._has_stopped = self._agent_has_ended = False
         self._unrolls_put = [0] * cluster.plan.num_actors
         self._control_refused = 0
         self._logged: set[str] = set()
@@ -140,7 +120,6 @@ class Receiver:
     def statistics(self) -> ReceiverStatistics:
         return ReceiverStatistics(
             unrolls_put=list(self._unrolls_put),
-            unrolls_waiting=len(self._waiting),
             verdicts=self._inbox.statistics().verdicts,
             control_refused=self._control_refused,
             num_actors_alive=len(self._alive),
@@ -154,7 +133,7 @@ class Receiver:
 
     def recycle(self, batch: Batch) -> None:
         """Give a batch back to be filled again."""
-        self._request(self._reuse, batch)
+        self._request(self._assembler.recycle, batch)
 
     def stop_fleet(self) -> None:
         """End the actors; FleetStopped (or FleetFailed) follows."""
@@ -175,9 +154,9 @@ class Receiver:
     def _run(self) -> None:
         try:
             self._serve()
-        except BaseException as error:
-            self.events.put(FleetFailed(RunFailed(f"the receiver failed: {error!r}")))
-            raise
+        except Exception as error:
+            log.exception("the receiver failed")
+            self.events.put(FleetFailed(RunFailed(f"the receiver failed: {error!r}; see run.log")))
 
     def _serve(self) -> None:
         unrolls, messages = self._cluster.unrolls, self._cluster.control
@@ -207,6 +186,7 @@ class Receiver:
             self.events.put(FleetFailed(RunFailed(reason)))
 
     def _on_agent_end(self) -> None:
+        self._agent_has_ended = True
         while not self._has_stopped and self._cluster.control.poll(LAST_WORDS_MS):
             sender, *frames = self._cluster.control.recv_multipart()
             self._on_message(sender, frames)
@@ -251,36 +231,11 @@ class Receiver:
             self._log_once(verdict.name, f"refused a message as {verdict.name}: {header}")
 
     def _put(self, sender: bytes, header: Header, unroll: Unroll) -> None:
-        target = self._open_batch(header.unroll_index)
-        if target is None:
-            self._waiting.append((sender, header, unroll))
-            return
-        target.batch.put(unroll, header.first_env, header.weights_version)
+        full = self._assembler.put(header, unroll)
         self._unrolls_put[header.actor] += 1
         self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
-        for name in ("act_us", "wait_weights_us", "wait_credit_us"):
-            target.times_us[name] = target.times_us.get(name, 0) + getattr(header, name)
-        while (ready := self._open.get(self._next_batch)) and ready.batch.is_full:
-            ready.batch.seal()
-            del self._open[self._next_batch]
-            self.events.put(BatchReady(self._next_batch, ready.batch, ready.times_us))
-            self._next_batch += 1
-
-    def _open_batch(self, unroll_index: int) -> OpenBatch | None:
-        if unroll_index not in self._open:
-            # The one that is due next must not be kept out by a later one.
-            is_room = len(self._free) > (unroll_index != self._next_batch and not self._open)
-            if not is_room:
-                return None
-            self._open[unroll_index] = OpenBatch(self._free.pop())
-        return self._open[unroll_index]
-
-    def _reuse(self, batch: Batch) -> None:
-        batch.clear()
-        self._free.append(batch)
-        waiting, self._waiting = self._waiting, []
-        for sender, header, unroll in waiting:
-            self._put(sender, header, unroll)
+        for batch in full:
+            self.events.put(batch)
 
     def _reply(self, receiver: bytes, answer: Answer, number: int) -> None:
         reply = encode_reply(Reply(answer, self._plan.run, number))
@@ -337,7 +292,10 @@ class Receiver:
                 self._alive.add(message.actor)
             case control.ActorError():
                 self._errors.setdefault(message.actor, message.error)
-                if message.actor < 0:
+            case control.Unprepared():
+                if message.is_authors:
+                    self.events.put(FleetFailed(EnvError(message.error)))
+                else:
                     self._fail(f"the environment could not be prepared: {message.error}")
             case control.ActorExited():
                 self._on_actor_exit(message)
@@ -355,10 +313,8 @@ class Receiver:
                 return message.run == self._plan.run
             case control.Pull():
                 is_possible = message.version in self._versions
-            case control.ActorStarted() | control.ActorExited():
+            case control.ActorStarted() | control.ActorExited() | control.ActorError():
                 is_possible = 0 <= message.actor < num_actors
-            case control.ActorError():
-                is_possible = -1 <= message.actor < num_actors
             case control.Stopped():
                 is_possible = len(message.produced) == num_actors and min(message.produced) >= 0
             case _:
@@ -386,5 +342,7 @@ class Receiver:
         self._is_stopping = True
         for agent in self._agents:
             self._tell(agent, control.Stop())
-        if not self._agents:
+        if self._agent_has_ended:
+            self.events.put(FleetStopped([]))
+        elif not self._agents:
             self.events.put(FleetStopped([0] * self._plan.num_actors))

@@ -97,6 +97,15 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
 
+    def discard(self) -> None:
+        """Take a new run's files away again, and the directory if nothing else is in it."""
+        for file in (self.config, self.log, self.metrics, self.path / "lock"):
+            file.unlink(missing_ok=True)
+        for events in self.path.glob("events.out.*"):
+            events.unlink()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     @property
     def config(self) -> Path:
         return self.path / "config.toml"

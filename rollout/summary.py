@@ -56,10 +56,11 @@ class Summary:
     """A run that has ended.
 
     env_steps: steps trained on. updates: batches trained on. wall_s: seconds since the process
-        started. env_steps_per_s: after the first update (0 before there are two).
+        started, or since `rollout.train` was called. env_steps_per_s: after the first update (0
+        before there are two).
     episode_return_mean: over the last 100 episodes; None before the first.
     goal_reached: the mean of at least 100 finished episodes reached `stop.episode_return`.
-    goal_reached_s: when, in seconds since the process started; None without.
+    goal_reached_s: when, in the seconds of wall_s; None without.
     params_digest: see the function of this name, of the final policy.
     """
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rollout import control, processes
+from rollout.envs.errors import EnvError
 from rollout.plan import HostPlan, read_record, write_record
 
 ERROR_BYTES = 3000  # with what is around it, this stays below what a pipe writes in one piece
@@ -35,15 +36,24 @@ def main() -> None:
             template = Template(plan, reports)
         except Exception as error:
             traceback.print_exc()
-            write_record(reports, control.ActorError(-1, error_text(error)))
+            write_record(reports, _unprepared(error))
             return
         template.run(commands)
 
 
+def _unprepared(error: Exception) -> control.Unprepared:
+    is_authors = isinstance(error, EnvError)
+    return control.Unprepared(cut(str(error)) if is_authors else error_text(error), is_authors)
+
+
 def error_text(error: BaseException) -> str:
     """What an error says, cut so that reports of several actors cannot mix in the pipe."""
-    text = f"{type(error).__name__}: {error}".encode(errors="replace")
-    return text[:ERROR_BYTES].decode(errors="ignore")
+    return cut(f"{type(error).__name__}: {error}")
+
+
+def cut(text: str) -> str:
+    """The text, as far as it fits into one piece of a pipe."""
+    return text.encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore")
 
 
 class Template:
@@ -68,9 +78,9 @@ class Template:
         gc.collect()
         gc.freeze()
         if processes.num_threads() != 1:
-            raise RuntimeError(
-                f"importing environment {plan.env_id!r} started threads; "
-                "a process with threads cannot be forked"
+            raise EnvError(
+                f"importing environment {plan.env_id!r} started threads; a process with threads "
+                "cannot be forked: start them where they are needed, not at import"
             )
         write_record(reports, control.Ready(time.perf_counter() - started))
 
@@ -132,9 +142,10 @@ class Template:
                 return
             if pid == 0:
                 return
-            actor = self._pids.pop(pid)
-            code = os.waitstatus_to_exitcode(status)
-            write_record(self._reports, control.ActorExited(actor, pid, code))
+            actor = self._pids.pop(pid, None)
+            if actor is not None:  # else a process that the environment's module has started
+                code = os.waitstatus_to_exitcode(status)
+                write_record(self._reports, control.ActorExited(actor, pid, code))
 
 
 if __name__ == "__main__":

@@ -39,12 +39,23 @@ class Malformed(Exception):
     """Bytes that are not a message of this protocol."""
 
 
+class ActorTimes(NamedTuple):
+    """Where actors' time went, in microseconds; in a header cut to 32 bits."""
+
+    act_us: int
+    wait_weights_us: int
+    wait_credit_us: int
+
+    def plus(self, other: "ActorTimes") -> "ActorTimes":
+        return ActorTimes(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
 class Header(NamedTuple):
     """The first frame of an actor's message.
 
     run: 16 random bytes. incarnation: counts the lives of an actor. sequence: of the unroll in this
-    incarnation, from 0. unroll_index: of the unroll in its environments' history. act_us,
-    wait_weights_us, wait_credit_us: where the actor's time went for this unroll.
+    incarnation, from 0. unroll_index: of the unroll in its environments' history. The last three
+    are the actor's `times` for this unroll.
     """
 
     kind: int
@@ -61,6 +72,10 @@ class Header(NamedTuple):
     act_us: int = 0
     wait_weights_us: int = 0
     wait_credit_us: int = 0
+
+    @property
+    def times(self) -> ActorTimes:
+        return ActorTimes(self.act_us, self.wait_weights_us, self.wait_credit_us)
 
 
 _HEADER = struct.Struct("<4sHH16sIIQQQIIIIIII")

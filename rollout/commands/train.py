@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -40,11 +41,14 @@ def train(
     """
     from rollout.api import train as train_experiment
     from rollout.live_view import make_view
-    from rollout.processes import set_name
+    from rollout.processes import seconds_since_start, set_name
 
     set_name("rollout-learner")
+    started = time.monotonic() - seconds_since_start()
     with make_view(quiet, sys.stderr if as_json else sys.stdout) as view:
-        result = train_experiment(file, overrides or (), run_dir=run_dir, view=view)
+        result = train_experiment(
+            file, overrides or (), run_dir=run_dir, view=view, started=started
+        )
     if as_json:
         shown = result.summary.as_dict() | {"run": str(result.run_dir)}
         typer.echo(json.dumps(shown, indent=2))

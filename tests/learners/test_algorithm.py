@@ -34,7 +34,7 @@ class Reinforce(Algorithm[ReinforceSettings]):
 
     Settings = ReinforceSettings
 
-    def update(self, batch: Batch, update_index: int, progress: float) -> dict[str, float]:
+    def update(self, batch: Batch, update_index: int, fraction_done: float) -> dict[str, float]:
         columns = (batch.observation[:-1], batch.action, batch.reward)
         rows = Rows(*map(self.as_rows, columns))
         steps = [
@@ -65,9 +65,11 @@ def test_algorithm_of_ones_own_learns_from_a_batch() -> None:
     batch = make_synthetic_batch(reinforce.network, 16, 8)
     batch.reward[:] = batch.action  # action 1 is always the better one
     before = initial_parameters(SPEC, 0)
-    history = [reinforce.update(batch, update_index, progress=0.0) for update_index in range(30)]
+    history = [
+        reinforce.update(batch, update_index, fraction_done=0.0) for update_index in range(30)
+    ]
     metrics = history[-1]
-    assert set(metrics) == {"losses/policy_loss", "losses/grad_norm"}
+    assert set(metrics) == {"losses/policy_loss", "losses/grad_norm", "losses/skipped_steps"}
     assert all(isinstance(metric, float) for metric in metrics.values())
     assert not np.array_equal(reinforce.network.export(), before)
     logits, _ = reinforce.network(torch.from_numpy(batch.observation[0]))
@@ -123,10 +125,10 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_left_out_of_the_means
     reinforce = make_reinforce()
     batch = make_synthetic_batch(reinforce.network, 16, 8)
     batch.reward[3, 3] = math.nan  # one of four minibatches
-    metrics = reinforce.update(batch, 0, progress=0.0)
+    metrics = reinforce.update(batch, 0, fraction_done=0.0)
     assert all(math.isfinite(metric) for metric in metrics.values())
     assert np.isfinite(reinforce.network.export()).all()
-    assert reinforce.optimizer.skipped_updates == 1
+    assert reinforce.optimizer.skipped_steps == metrics["losses/skipped_steps"] == 1
     assert reinforce.optimizer.step_count == 3
 
 
@@ -134,19 +136,19 @@ def test_run_of_steps_that_are_not_finite_is_an_error() -> None:
     reinforce = make_reinforce()
     batch = make_synthetic_batch(reinforce.network, 16, 8)
     batch.reward[:] = math.inf
-    assert reinforce.update(batch, 0, progress=0.0) == {}
-    reinforce.update(batch, 1, progress=0.0)
+    assert reinforce.update(batch, 0, fraction_done=0.0) == {"losses/skipped_steps": 4.0}
+    reinforce.update(batch, 1, fraction_done=0.0)
     with pytest.raises(NonFiniteLossError):
-        reinforce.update(batch, 2, progress=0.0)
+        reinforce.update(batch, 2, fraction_done=0.0)
 
 
 def test_algorithm_goes_on_from_its_state_bit_for_bit() -> None:
     first = make_reinforce()
     batch = make_synthetic_batch(first.network, 16, 8)
-    first.update(batch, 0, progress=0.0)
+    first.update(batch, 0, fraction_done=0.0)
     second = make_reinforce()
     second.network.load(first.network.export())
     second.load_state_dict(first.state_dict())
     for each in (first, second):
-        each.update(batch, 1, progress=0.5)
+        each.update(batch, 1, fraction_done=0.5)
     assert np.array_equal(first.network.export(), second.network.export())

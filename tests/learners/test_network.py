@@ -1,7 +1,8 @@
+import msgspec
 import numpy as np
 import pytest
 
-from rollout.learners.network import initial_parameters, make_mlp, orthogonal
+from rollout.learners.network import Dense, NetworkSpec, initial_parameters, make_mlp, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 3), (4, 64)])
@@ -34,3 +35,20 @@ def test_initial_parameters_depend_on_the_seed_alone() -> None:
     spec = make_mlp((4,), 2, (16,), "tanh", "shared")
     assert np.array_equal(initial_parameters(spec, 1), initial_parameters(spec, 1))
     assert not np.array_equal(initial_parameters(spec, 1), initial_parameters(spec, 2))
+
+
+class OtherLayer(msgspec.Struct, frozen=True, tag=True):
+    """As a convolution will be."""
+
+    name: str
+    stride: int
+
+
+def test_specification_crosses_a_pipe_with_layers_of_several_kinds() -> None:
+    spec = make_mlp((4,), 2, (8,), "tanh", "shared")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=NetworkSpec) == spec
+    layers = (*spec.layers, OtherLayer("image", 2))
+    read = msgspec.msgpack.decode(
+        msgspec.msgpack.encode(layers), type=tuple[Dense | OtherLayer, ...]
+    )
+    assert read == layers

@@ -72,7 +72,7 @@ def test_step_that_is_not_finite_changes_nothing_and_is_counted(broken: float, w
     assert torch.equal(adam.parameters, parameters)
     assert torch.equal(adam.first_moment, before["first_moment"])
     assert torch.equal(adam.second_moment, before["second_moment"])
-    assert (adam.step_count, adam.skipped_updates) == (1, 1)
+    assert (adam.step_count, adam.skipped_steps) == (1, 1)
 
 
 def test_steps_skipped_in_a_row_end_in_an_error() -> None:
@@ -89,7 +89,7 @@ def test_a_good_step_between_skipped_ones_starts_the_count_anew() -> None:
         fill_gradient(adam, i)
         is_good = i % MAX_SKIPPED_IN_A_ROW == 0
         adam.step(FINE if is_good else torch.tensor(math.nan), 0.1, 1.0)
-    assert adam.skipped_updates == 4 * (MAX_SKIPPED_IN_A_ROW - 1)
+    assert adam.skipped_steps == 4 * (MAX_SKIPPED_IN_A_ROW - 1)
 
 
 def test_optimizer_goes_on_from_its_state() -> None:
@@ -105,7 +105,7 @@ def test_optimizer_goes_on_from_its_state() -> None:
         fill_gradient(each, 9)
         each.step(FINE, 0.1, 1.0)
     assert torch.equal(adam.parameters, other.parameters)
-    assert other.skipped_updates == 1
+    assert other.skipped_steps == 1
 
 
 def test_state_is_a_copy() -> None:

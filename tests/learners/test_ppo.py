@@ -43,7 +43,7 @@ def test_metrics_are_those_computed_by_hand() -> None:
     ratios = np.array([[1.5, 0.5], [1.0, 1.1]])
     batch.behavior_log_prob[:] = np.log(0.5 / ratios)
 
-    metrics = ppo.update(batch, 0, progress=0.0)
+    metrics = ppo.update(batch, 0, fraction_done=0.0)
 
     surrogates = [1 * 1.2, -2 * 0.8, 3 * 1.0, 0.0]  # clipped: 1.5 to 1.2, 0.5 to 0.8
     assert metrics["losses/policy_loss"] == pytest.approx(-sum(surrogates) / 4)
@@ -117,7 +117,7 @@ def test_update_equals_that_of_plain_modules(settings: dict[str, Any]) -> None:
     ppo = make_ppo(learning_rate=0.01, update_epochs=2, num_minibatches=4, **settings)
     batch = make_batch(ppo)
     plain = PlainPPO(ppo)
-    ppo.update(batch, 0, progress=0.0)
+    ppo.update(batch, 0, fraction_done=0.0)
     for epoch in range(2):
         for minibatch in ppo.minibatches(ppo.rows(batch), 4, 0, epoch):
             plain.step(*minibatch)
@@ -131,7 +131,8 @@ def test_update_equals_that_of_plain_modules(settings: dict[str, Any]) -> None:
 def test_ppo_learns_which_action_each_observation_wants(seed: int) -> None:
     ppo = make_ppo(seed=seed, learning_rate=0.01, num_minibatches=2)
     history = [
-        ppo.update(act(ppo, update_index), update_index, progress=0.0) for update_index in range(40)
+        ppo.update(act(ppo, update_index), update_index, fraction_done=0.0)
+        for update_index in range(40)
     ]
     assert act(ppo, seed=41).reward.mean() > 0.9, "an untrained policy gets 0.5"
     assert history[-1]["losses/entropy"] < 0.5
@@ -162,7 +163,7 @@ def test_update_is_the_same_bits_each_time() -> None:
     results = []
     for _ in range(2):
         ppo = make_ppo(update_epochs=3)
-        metrics = ppo.update(make_batch(ppo), 4, progress=0.0)
+        metrics = ppo.update(make_batch(ppo), 4, fraction_done=0.0)
         results.append((metrics, ppo.network.export().tobytes()))
     assert results[0] == results[1]
 
@@ -171,7 +172,7 @@ def test_update_depends_on_the_order_of_its_index() -> None:
     results = set()
     for update_index in (0, 1):
         ppo = make_ppo()
-        ppo.update(make_batch(ppo), update_index, progress=0.0)
+        ppo.update(make_batch(ppo), update_index, fraction_done=0.0)
         results.add(ppo.network.export().tobytes())
     assert len(results) == 2
 
@@ -179,7 +180,7 @@ def test_update_depends_on_the_order_of_its_index() -> None:
 def test_update_leaves_the_batch_as_it_was() -> None:
     ppo = make_ppo()
     batch, untouched = make_batch(ppo), make_batch(ppo)
-    ppo.update(batch, 0, progress=0.0)
+    ppo.update(batch, 0, fraction_done=0.0)
     for name in ("observation", "action", "reward", "value", "behavior_log_prob", "final_value"):
         assert np.array_equal(getattr(batch, name), getattr(untouched, name)), f"{name} changed"
 
@@ -188,7 +189,7 @@ def test_large_step_ends_the_epochs_once_target_kl_is_passed() -> None:
     steps = {}
     for target_kl in (None, 1e-3, 1e9):
         ppo = make_ppo(learning_rate=0.05, update_epochs=10, num_minibatches=2, target_kl=target_kl)
-        ppo.update(make_synthetic_batch(ppo.network, 16, 8), 0, progress=0.0)
+        ppo.update(make_synthetic_batch(ppo.network, 16, 8), 0, fraction_done=0.0)
         steps[target_kl] = ppo.optimizer.step_count
     assert steps[None] == steps[1e9] == 20
     assert steps[1e-3] == 2, "the passes did not stop after the first epoch"
@@ -224,7 +225,7 @@ def test_rows_are_the_steps_of_the_batch_with_advantages_by_the_settings() -> No
 def test_synthetic_batch_is_as_if_the_network_had_acted() -> None:
     ppo = make_ppo(update_epochs=1, num_minibatches=1)
     batch = make_synthetic_batch(ppo.network, 32, 8)
-    metrics = ppo.update(batch, 0, progress=0.0)
+    metrics = ppo.update(batch, 0, fraction_done=0.0)
     assert metrics["losses/clipfrac"] == 0.0
     assert metrics["losses/approx_kl"] == pytest.approx(0.0, abs=1e-6)
     assert metrics["losses/policy_loss"] == pytest.approx(0.0, abs=1e-6)
@@ -238,14 +239,14 @@ def test_learning_rate_falls_linearly_if_asked_to() -> None:
         metrics = ppo.update(make_batch(ppo), 0, progress)
         assert metrics["charts/learning_rate"] == pytest.approx(expected)
     ppo = make_ppo(learning_rate=0.01)
-    metrics = ppo.update(make_batch(ppo), 0, progress=0.5)
+    metrics = ppo.update(make_batch(ppo), 0, fraction_done=0.5)
     assert metrics["charts/learning_rate"] == 0.01
 
 
 def test_annealed_to_nothing_a_step_changes_nothing() -> None:
     ppo = make_ppo(anneal_lr=True)
     before = ppo.network.export()
-    ppo.update(make_batch(ppo), 0, progress=1.0)
+    ppo.update(make_batch(ppo), 0, fraction_done=1.0)
     assert np.array_equal(ppo.network.export(), before)
 
 
@@ -256,7 +257,7 @@ def test_truncated_steps_learn_from_their_final_value() -> None:
         batch = make_batch(ppo)
         assert len(batch.final_value) > 0
         batch.final_value[:] = final_value
-        results.append(ppo.update(batch, 0, progress=0.0)["losses/value_loss"])
+        results.append(ppo.update(batch, 0, fraction_done=0.0)["losses/value_loss"])
     assert results[1] > results[0] + 1.0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 
 from rollout import api
 from rollout.cli import main
+from rollout.processes import seconds_since_start
 
 FILE = (
     '[env]\nid = "CartPole-v1"\nnum_envs = 8\n[fleet]\nnum_actors = 2\n[stop]\nenv_steps = 2048\n'
@@ -26,8 +28,9 @@ def trained(monkeypatch, make_run, make_progress, make_summary):
     """In place of training: what it was asked for; `interrupted_by` may be set."""
     asked = SimpleNamespace(interrupted_by=None)
 
-    def train(experiment, overrides, *, run_dir, view):
+    def train(experiment, overrides, *, run_dir, view, started):
         asked.experiment, asked.overrides, asked.run_dir = experiment, tuple(overrides), run_dir
+        asked.age_s = time.monotonic() - started
         view.phase("starting")
         view.write(make_progress(1))
         run = make_run()
@@ -51,6 +54,7 @@ def test_train_passes_on_what_was_asked_and_reports(trained, capsys):
     assert trained.experiment == Path("x.toml")
     assert trained.overrides == ("seed=3", "env.num_envs=4")
     assert trained.run_dir == Path("here")
+    assert trained.age_s == pytest.approx(seconds_since_start(), abs=0.5), "of the process"
     out = capsys.readouterr().out
     assert out.startswith("starting\nupdate 1")
     assert "Goal reached after 3.2 s" in out

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 
 from rollout import api
+from rollout.assembler import FullBatch
 from rollout.cluster import LONGEST_IPC_PATH, Cluster, make_plan
 from rollout.errors import OperatorError, RunFailed
 from rollout.inbox import Inbox
 from rollout.learners.network import initial_parameters
 from rollout.learners.unroll import Batch
-from rollout.receiver import BatchReady, FleetFailed, FleetStopped, Receiver
+from rollout.receiver import FleetFailed, FleetStopped, Receiver
 from rollout.run_directory import RunDirectory
 
 COMMAND = [sys.executable, "-P", "-m", "rollout", "train", "x.toml", "--run-dir", "run"]
@@ -190,7 +191,7 @@ def stream(fleet: SimpleNamespace, num_batches: int) -> None:
     weights = initial_parameters(fleet.plan.network, 0).tobytes()
     for version in range(num_batches):
         fleet.receiver.publish(version, weights)
-        ready = wait_event(fleet.receiver, BatchReady)
+        ready = wait_event(fleet.receiver, FullBatch)
         assert ready.unroll_index == version
         fleet.receiver.recycle(ready.batch)
 
@@ -212,7 +213,7 @@ def test_waiting_actors_cost_nothing(make_fleet, places):
     fleet = make_fleet("fleet.num_actors=50", "env.num_envs=50", "fleet.unroll_length=4")
     stream(fleet, 2)
     # Versions 0 and 1 are out: unrolls 2 (acted with 1) fill the last batch, then all must wait.
-    wait_event(fleet.receiver, BatchReady)
+    wait_event(fleet.receiver, FullBatch)
     actors = places.wait_pids("rollout-actor", 50)
     others = places.pids("rollout-templ") + places.pids("rollout-host")
     wait_until(lambda: all(is_asleep(pid) for pid in actors))
@@ -368,6 +369,22 @@ def test_sigterm_of_the_command_drains_too(start, places):
     assert command.wait() == 128 + signal.SIGTERM
     places.assert_gone(WITHIN_S)
     assert_can_be_evaluated(command.run)
+
+
+@pytest.mark.slow
+def test_learner_that_was_stopped_for_long_goes_on(start, places):
+    """Ctrl-Z and fg, or a virtual machine that slept; a heartbeat would cut its connections."""
+    command = start("stop.wall_s=60")
+    wait_until(has_trained(command))
+    os.kill(command.process.pid, signal.SIGSTOP)
+    time.sleep(25)
+    metrics = command.run / "metrics.jsonl"
+    size = metrics.stat().st_size
+    os.kill(command.process.pid, signal.SIGCONT)
+    wait_until(lambda: metrics.stat().st_size > size + 10_000, 20)
+    os.kill(command.process.pid, signal.SIGINT)
+    assert command.wait() == 130
+    places.assert_gone(WITHIN_S)
 
 
 @pytest.mark.slow

@@ -240,6 +240,14 @@ def test_digest_differs_with_what_the_learning_curve_depends_on(override):
     assert Experiment.from_dict(SMALLEST, [override]).config_digest != digest
 
 
+def test_digest_depends_on_the_steps_over_which_a_learning_rate_is_annealed():
+    annealed = ["algorithm.anneal_lr=true"]
+    digest = Experiment.from_dict(SMALLEST, annealed).config_digest
+    longer = Experiment.from_dict(SMALLEST, [*annealed, "stop.env_steps=2000"])
+    timed = Experiment.from_dict(SMALLEST, [*annealed, "stop.wall_s=3"])
+    assert longer.config_digest != digest == timed.config_digest
+
+
 def test_digest_is_sha256_of_the_documented_keys_as_canonical_json():
     experiment = Experiment.from_dict(SMALLEST)
     tables = json.loads(experiment.model_dump_json())

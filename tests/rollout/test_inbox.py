@@ -32,8 +32,14 @@ def message(make_payload):
     """message(actor=0, sequence=0, …): header and payload of an unroll as an actor sends it."""
 
     def make(
-        actor: int = 0, sequence: int = 0, incarnation: int = 0, policy_lag: int = 1, seed: int = 0
+        actor: int = 0,
+        sequence: int = 0,
+        incarnation: int = 0,
+        policy_lag: int = 1,
+        seed: int = 0,
+        first_unroll: int = 0,
     ) -> tuple[Header, bytes]:
+        unroll_index = first_unroll + sequence
         first_env, num_envs = share_of(actor, NUM_ACTORS, NUM_ENVS)
         payload, num_finals, num_episodes = make_payload(SCHEMA, num_envs, seed)
         header = Header(
@@ -42,8 +48,8 @@ def message(make_payload):
             actor=actor,
             incarnation=incarnation,
             sequence=sequence,
-            unroll_index=sequence,
-            weights_version=max(0, sequence - policy_lag),
+            unroll_index=unroll_index,
+            weights_version=max(0, unroll_index - policy_lag),
             first_env=first_env,
             num_envs=num_envs,
             num_finals=num_finals,
@@ -121,7 +127,7 @@ def test_message_of_another_run_is_foreign(message):
     assert list(inbox.actors) == [0] and inbox.actors[0].next_sequence == 0
 
 
-def test_new_life_of_an_actor_replaces_the_former_one(message):
+def test_new_life_of_an_actor_goes_on_where_the_former_one_ended(message):
     inbox = make_inbox()
     say_hello(inbox, hello(incarnation=0))
     judge(inbox, *message(sequence=0))
@@ -129,7 +135,10 @@ def test_new_life_of_an_actor_replaces_the_former_one(message):
     stale = judge(inbox, *message(sequence=1, incarnation=0)).verdict
     assert stale == Verdict.STALE_INCARNATION
     assert say_hello(inbox, hello(incarnation=0)) == Verdict.STALE_INCARNATION
-    assert judge(inbox, *message(sequence=0, incarnation=1)).verdict == Verdict.ACCEPTED
+    again = judge(inbox, *message(sequence=0, incarnation=1)).verdict
+    assert again == Verdict.MALFORMED, "its first unroll has been accepted in the former life"
+    next_one = message(sequence=0, incarnation=1, first_unroll=1)
+    assert judge(inbox, *next_one).verdict == Verdict.ACCEPTED
 
 
 def test_unroll_of_a_life_that_has_not_said_hello_is_malformed(message):
@@ -306,7 +315,8 @@ def test_statistics_count_every_verdict(message):
 class Delivery(RuleBasedStateMachine):
     """Actors send in order, and again whatever they like; a network repeats and reorders.
 
-    The twin is a list: what has been accepted of an actor's life must be 0, 1, 2, … and each once.
+    The twin is a list per actor: what has been accepted of it, over all of its lives, must be the
+    unrolls 0, 1, 2, … and each once.
     """
 
     def __init__(self) -> None:
@@ -314,14 +324,15 @@ class Delivery(RuleBasedStateMachine):
         self.inbox = make_inbox(newest_version=10**6)
         self.sent: dict[int, int] = {}
         self.incarnation: dict[int, int] = {}
-        self.accepted: dict[tuple[int, int], list[int]] = {}
+        self.accepted: dict[int, list[int]] = {}
+        self.first_unroll: dict[int, int] = {}
 
     @rule(actor=st.integers(0, NUM_ACTORS - 1), is_new=st.booleans())
     def say_hello(self, actor, is_new):
         if is_new or actor not in self.incarnation:
             self.incarnation[actor] = self.incarnation.get(actor, -1) + 1
             self.sent[actor] = 0
-            self.accepted[actor, self.incarnation[actor]] = []
+            self.first_unroll[actor] = len(self.accepted.setdefault(actor, []))
             assert say_hello(self.inbox, hello(actor, self.incarnation[actor])) == Verdict.ACCEPTED
         else:
             verdict = say_hello(self.inbox, hello(actor, self.incarnation[actor]))
@@ -334,8 +345,10 @@ class Delivery(RuleBasedStateMachine):
         newest = self.incarnation[actor]
         incarnation = newest - data.draw(st.integers(0, min(1, newest)))
         ahead = data.draw(st.integers(0, 2))
-        done = self.accepted[actor, incarnation]
-        sequence = max(0, len(done) + ahead - data.draw(st.integers(0, 2)))
+        done = self.accepted[actor]
+        due = len(done) - self.first_unroll[actor]
+        sequence = max(0, due + ahead - data.draw(st.integers(0, 2)))
+        unroll_index = self.first_unroll[actor] + sequence
         first_env, num_envs = share_of(actor, NUM_ACTORS, NUM_ENVS)
         header = Header(
             kind=Kind.UNROLL,
@@ -343,8 +356,8 @@ class Delivery(RuleBasedStateMachine):
             actor=actor,
             incarnation=incarnation,
             sequence=sequence,
-            unroll_index=sequence,
-            weights_version=max(0, sequence - 1),
+            unroll_index=unroll_index,
+            weights_version=max(0, unroll_index - 1),
             first_env=first_env,
             num_envs=num_envs,
             num_finals=0,
@@ -354,19 +367,19 @@ class Delivery(RuleBasedStateMachine):
         verdict = judge(self.inbox, header, payload).verdict
         if incarnation < newest:
             assert verdict == Verdict.STALE_INCARNATION
-        elif sequence < len(done):
+        elif sequence < due:
             assert verdict == Verdict.DUPLICATE
-        elif sequence > len(done):
+        elif sequence > due:
             assert verdict == Verdict.OUT_OF_ORDER
         else:
             assert verdict == Verdict.ACCEPTED
-            done.append(sequence)
+            done.append(unroll_index)
 
     @invariant()
     def every_unroll_has_had_its_effect_once(self):
-        for actor, incarnation in self.incarnation.items():
-            done = self.accepted[actor, incarnation]
-            assert done == list(range(self.inbox.actors[actor].next_sequence))
+        for actor, done in self.accepted.items():
+            state = self.inbox.actors[actor]
+            assert done == list(range(state.first_unroll + state.next_sequence))
 
 
 TestDelivery = Delivery.TestCase

@@ -1,22 +1,26 @@
 """The learner's loop, with a fleet that is a list of events."""
 
 import queue
+import time
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from rollout.assembler import FullBatch
 from rollout.errors import RunFailed
-from rollout.learner import EPISODES, Learner
+from rollout.learner import EPISODES, Clock, Learner
+from rollout.progress import NoView
 from rollout.receiver import (
-    BatchReady,
     FleetFailed,
     FleetStopped,
     Interrupted,
     PhaseChanged,
 )
+from rollout.wire import ActorTimes
 
-TIMES_US = {"act_us": 600, "wait_weights_us": 300, "wait_credit_us": 100}
+TIMES = ActorTimes(act_us=600, wait_weights_us=300, wait_credit_us=100)
 
 
 class Tape(list):
@@ -45,14 +49,14 @@ class FakeReceiver:
         return SimpleNamespace(num_actors_alive=2)
 
 
-def batch(number: int, returns=(), weights_version: int = 0) -> BatchReady:
+def batch(number: int, returns=(), weights_version: int = 0) -> FullBatch:
     made = SimpleNamespace(
         number=number,
         weights_version=weights_version,
         episode_return=np.array(returns, np.float64),
         episode_length=np.array([abs(int(r)) for r in returns], np.int32),
     )
-    return BatchReady(number, made, dict(TIMES_US))  # type: ignore[arg-type]
+    return FullBatch(number, made, TIMES)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -64,26 +68,27 @@ def tape() -> Tape:
 def make_learner(tape, make_experiment):
     """make_learner(events, "stop.env_steps=…", …): 8 environments, 64 steps to an unroll."""
 
-    def make(events, *overrides: str) -> Learner:
+    def make(events, *overrides: str, age_s: float = 0.0) -> Learner:
         class Algorithm:
-            def update(self, batch, update_index, progress):
-                tape.append(("update", update_index, batch.number, round(progress, 3)))
+            def update(self, batch, update_index, fraction_done):
+                tape.append(("update", update_index, batch.number, round(fraction_done, 3)))
                 return {"losses/policy_loss": 0.25}
 
         class Network:
             def export(self):
                 return np.array([len(tape)], np.float32)
 
-        class Observer:
+        class View(NoView):
             def phase(self, text):
                 tape.append(("phase", text))
 
         return Learner(
             make_experiment("CartPole-v1", *overrides),
-            Algorithm(),
-            Network(),
-            FakeReceiver(tape, events),  # type: ignore[arg-type]
-            Observer(),
+            cast("Any", Algorithm()),
+            cast("Any", Network()),
+            cast("Any", FakeReceiver(tape, events)),
+            View(),
+            Clock(time.monotonic() - age_s),
         )
 
     return make
@@ -152,12 +157,12 @@ def test_negative_goal_is_reached_from_below(make_learner):
 
 
 def test_time_limit_ends_a_run_that_waits(make_learner):
-    learner = make_learner([], "stop.wall_s=0.5")  # pytest is older than that
+    learner = make_learner([], "stop.wall_s=0.5", age_s=1.0)
     assert list(learner.run()) == []
 
 
 def test_time_limit_ends_a_run_after_an_update(make_learner):
-    learner = make_learner([batch(0), batch(1)], "stop.wall_s=0.5")
+    learner = make_learner([batch(0), batch(1)], "stop.wall_s=0.5", age_s=1.0)
     seen = list(learner.run())
     assert len(seen) == 1
     assert "stop.wall_s=0.5" in str(seen[0].stop_reason)
@@ -183,7 +188,8 @@ def test_progress_tells_all_of_an_update(make_learner):
     assert split["actor/act"] == pytest.approx(0.6)
     assert split["actor/wait_weights"] == pytest.approx(0.3)
     assert split["actor/wait_credit"] == pytest.approx(0.1)
-    assert split["learner/update"] + split["learner/wait"] == pytest.approx(1.0)
+    learners = [share for name, share in split.items() if name.startswith("learner/")]
+    assert len(learners) == 3 and sum(learners) == pytest.approx(1.0)
 
 
 def test_schedules_are_told_how_much_of_the_run_is_done(make_learner, tape):
@@ -231,3 +237,10 @@ def test_learner_says_where_it_is_on_one_line(make_learner):
     learner = make_learner([batch(0)], "stop.env_steps=512")
     list(learner.run())
     assert repr(learner) == "Learner(update=1, env_steps=512)"
+
+
+def test_silence_is_said_aloud_and_the_run_waits_on(make_learner, tape, monkeypatch):
+    monkeypatch.setattr("rollout.learner.QUIET_S", 0.01)
+    learner = make_learner([], "stop.wall_s=0.5")
+    assert list(learner.run()) == []
+    assert ("phase", "no batch for 0 s (2 of 2 actors alive); still waiting") in tape

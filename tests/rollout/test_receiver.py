@@ -14,19 +14,20 @@ import pytest
 import zmq
 
 from rollout import control
+from rollout.assembler import FullBatch
 from rollout.cluster import Cluster
 from rollout.inbox import Inbox
 from rollout.learners.unroll import Batch, Unroll, UnrollSchema
-from rollout.outbox import Outbox, Refused, Stopwatch
+from rollout.outbox import Outbox, Refused
 from rollout.plan import HostPlan
 from rollout.receiver import (
-    BatchReady,
     FleetFailed,
     FleetStopped,
     PhaseChanged,
     Receiver,
 )
 from rollout.wire import (
+    ActorTimes,
     Answer,
     Header,
     Kind,
@@ -62,7 +63,7 @@ class Fleet:
             plan.network.num_actions,
             plan.policy_lag,
         )
-        self.batches = [Batch(plan.schema, plan.num_envs) for _ in range(2)]
+        self.batches = [Batch(plan.schema, plan.num_envs) for _ in range(plan.policy_lag + 1)]
         self.receiver = Receiver(self.cluster, inbox, self.batches, queue.SimpleQueue())
         self.outboxes: list[Outbox] = []
         self.sockets: list[zmq.Socket] = []
@@ -152,7 +153,7 @@ def send(make_payload):
 
     def send(outbox: Outbox, unroll_index: int, seed: int = 0):
         payload, finals, episodes = make_payload(outbox._plan.schema, outbox.num_envs, seed)
-        outbox.send(memoryview(payload), unroll_index, finals, episodes, Stopwatch())
+        outbox.send(memoryview(payload), unroll_index, finals, episodes, ActorTimes(1, 2, 3))
         return payload, (finals, episodes)
 
     return send
@@ -178,7 +179,7 @@ def test_unrolls_of_all_actors_become_a_batch_in_environment_order(fleet, send):
     outboxes = [fleet.outbox(0), fleet.outbox(1)]
     sent = {n: send(outboxes[n], 0, seed=n) for n in (1, 0)}
     event = fleet.event()
-    assert isinstance(event, BatchReady) and event.unroll_index == 0
+    assert isinstance(event, FullBatch) and event.unroll_index == 0
     assert event.batch.is_full and event.batch.weights_version == 0
     for n, (payload, counts) in sent.items():
         first_env, num_envs = fleet.plan.share_of(n)
@@ -215,7 +216,7 @@ def test_actor_that_is_ahead_does_not_change_the_order_of_batches(fleet, send):
     assert first.batch is not second.batch
 
 
-def test_unroll_whose_batch_is_not_free_waits_without_being_acknowledged(make_fleet, send):
+def test_recycled_batch_takes_the_next_unrolls(make_fleet, send):
     fleet = make_fleet(num_actors=1, num_envs=3, window=1)
     for version in (0, 1):
         fleet.receiver.publish(version, b"weights!")
@@ -223,18 +224,15 @@ def test_unroll_whose_batch_is_not_free_waits_without_being_acknowledged(make_fl
     for unroll_index in (0, 1):
         send(outbox, unroll_index)
         outbox.wait_credit()
-    payload, counts = send(outbox, 2, seed=5)
     first, second = fleet.event(), fleet.event()
-    assert fleet.wait_judged(outbox) == []
-    assert fleet.receiver.statistics().unrolls_put == [2]
-    assert fleet.receiver.statistics().unrolls_waiting == 1
     fleet.receiver.recycle(first.batch)
+    payload, counts = send(outbox, 2, seed=5)
     third = fleet.event()
     outbox.wait_credit()
     assert third.unroll_index == 2 and third.batch is first.batch
     unroll = Unroll.view(fleet.plan.schema, payload, 3, *counts)
     np.testing.assert_array_equal(third.batch.observation, unroll.observation)
-    assert fleet.receiver.statistics().unrolls_waiting == 0
+    assert fleet.receiver.statistics().unrolls_put == [3]
     assert second.batch.is_full
 
 
@@ -327,7 +325,7 @@ def test_hostile_messages_are_counted_and_change_nothing(fleet, make_payload, se
     while (answer := reply_of(socket))[0] != Answer.WELCOME:
         assert answer[0] == Answer.REFUSED
     statistics = fleet.receiver.statistics()
-    assert statistics.unrolls_put == [0, 0] and statistics.unrolls_waiting == 0
+    assert statistics.unrolls_put == [0, 0]
     refused = sum(n for name, n in statistics.verdicts.items() if name not in ("accepted",))
     assert refused == len(hostile) + 1  # the second hello is a duplicate
     # The run goes on, as if nothing had been.
@@ -337,7 +335,7 @@ def test_hostile_messages_are_counted_and_change_nothing(fleet, make_payload, se
     assert reply_of(socket) == (Answer.ACKNOWLEDGED, 0)
     send(fleet.outbox(1), 0)
     event = fleet.event()
-    assert isinstance(event, BatchReady)
+    assert isinstance(event, FullBatch)
     np.testing.assert_array_equal(
         event.batch.action[:, :3], Unroll.view(plan.schema, payload, 3, *counts).action
     )
@@ -354,7 +352,7 @@ def test_strangers_without_an_actors_name_get_nowhere(fleet, make_payload, send)
             pass
     for actor in (0, 1):
         send(fleet.outbox(actor), 0)
-    assert isinstance(fleet.event(), BatchReady)
+    assert isinstance(fleet.event(), FullBatch)
 
 
 def test_message_longer_than_any_unroll_is_cut_off_by_the_socket(fleet, send):
@@ -407,7 +405,7 @@ def test_reply_to_an_actor_that_is_gone_harms_nobody(fleet, make_payload, send):
         stranger.close()
     for actor in (0, 1):
         send(fleet.outbox(actor, incarnation=1), 0)
-    assert isinstance(fleet.event(), BatchReady)
+    assert isinstance(fleet.event(), FullBatch)
 
 
 def test_what_is_refused_is_logged_once_per_kind(fleet, make_payload, caplog):
@@ -475,7 +473,7 @@ def test_impossible_control_messages_are_counted_and_change_nothing(fleet):
             control.ActorStarted(2, 1),
             control.ActorStarted(-1, 1),
             control.ActorExited(2, 1, 0),
-            control.ActorError(-2, "error"),
+            control.ActorError(-1, "error"),
         )
     ]
     for message in impossible:

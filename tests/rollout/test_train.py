@@ -13,6 +13,7 @@ import pytest
 
 from rollout import api
 from rollout.errors import RunFailed
+from rollout.processes import seconds_since_start
 from rollout.run_directory import RunDirectory
 
 COMMAND = [sys.executable, "-P", "-m", "rollout", "train"]
@@ -99,9 +100,16 @@ def write_env(at_import: str = "", in_step: str = "pass") -> None:
 def test_result_does_not_depend_on_the_number_of_actors(train, policy_lag):
     digests = {
         train(f"fleet.num_actors={actors}", f"fleet.policy_lag={policy_lag}").summary.params_digest
-        for actors in (1, 3)
+        for actors in (1, 3, 8)
     }
     assert len(digests) == 1
+
+
+def test_seconds_count_from_the_call_not_from_the_start_of_the_process(train):
+    """Else a second run of a notebook with stop.wall_s would end before its first update."""
+    result = train("stop.env_steps=1_000_000_000", "stop.wall_s=4")
+    assert result.summary.updates > 0
+    assert 3.9 < result.summary.wall_s < seconds_since_start()
 
 
 @pytest.mark.slow
@@ -218,8 +226,16 @@ def test_environment_that_raises_at_import_is_named(run_command):
 def test_environment_that_does_not_compile_is_named(run_command):
     write_env(in_step="state.x += open('data').read()")
     done = run_command("walks:Walk")
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2, done.stderr
     assert "Walk" in done.stderr and "step" in done.stderr
+    assert not Path("run").exists(), "so that the next try may have the place"
+
+
+def test_cuda_device_that_is_not_there_is_refused_before_anything_starts(run_command):
+    done = run_command("CartPole-v1", "learner.device=cuda:99")
+    assert done.returncode == 2
+    assert "learner.device=cuda:99" in done.stderr and "learner.device=auto" in done.stderr
+    assert not Path("run").exists()
 
 
 @pytest.mark.slow
@@ -238,7 +254,7 @@ def test_environment_that_starts_a_thread_at_import_is_told(run_command):
         "Thread(target=Event().wait, daemon=True).start()"
     )
     done = run_command("walks:Walk")
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2, done.stderr
     assert "walks:Walk" in done.stderr and "threads" in done.stderr
 
 
