@@ -15,7 +15,7 @@ observation t + 1.
 from rollout.envs.kernels import bound
 from rollout.envs.records import records
 
-# Bound when compiled: see kernels.env_bindings.
+# Bound when compiled: see batch.env_bindings.
 jit, entry = bound("jit"), bound("entry")
 env_reset, env_step, env_observe = bound("env_reset"), bound("env_step"), bound("env_observe")
 ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")

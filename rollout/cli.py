@@ -61,7 +61,7 @@ def _options(
       rollout train configs/cartpole_ppo.toml
     """
     if debug:
-        os.environ[DEBUG_VARIABLE] = "1"  # the processes a command starts see it, too
+        os.environ[DEBUG_VARIABLE] = "1"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
