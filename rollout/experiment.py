@@ -39,7 +39,7 @@ class EnvSettings(Settings):
     num_envs: int = Field(
         default=64,
         ge=1,
-        le=2**24 - 1,  # payload offsets are 32-bit
+        le=2**24 - 1,  # counts of steps fit 32 bits of a header with room to spare
         description="environments of the whole fleet; actors share them out",
     )
     params: dict[str, float | int | bool] = Field(
