@@ -28,7 +28,7 @@ from rollout.learners.network import initial_parameters
 from rollout.learners.unroll import COLUMNS, Batch, Unroll
 from rollout.outbox import Outbox
 from rollout.plan import HostPlan
-from rollout.receiver import Receiver
+from rollout.receiver import MOST_AT_ONCE, Receiver
 from rollout.wire import ActorTimes
 
 OURS = "rollout"
@@ -37,6 +37,7 @@ SHAPES = ((16, 64), (64, 64), (128, 128))  # environments of an actor, steps of 
 REPEATS = 9
 SECONDS = 0.4
 WANTED_NS = 100
+AHEAD = 2  # batches that actors may be ahead of the learner
 
 
 class ClusterWithoutAgent(Cluster):
@@ -81,7 +82,10 @@ def serve_rounds(send_round: Callable[[], None], pipe) -> None:
         pipe.send(time.process_time() - before)
 
 
-def run_outboxes(pipe, plan: HostPlan, payload: bytes, num_finals: int, num_episodes: int) -> None:
+def run_outboxes(
+    pipe, ahead, plan: HostPlan, payload: bytes, num_finals: int, num_episodes: int
+) -> None:
+    """ahead: a semaphore in place of weights, without which actors do not run ahead."""
     outboxes = [Outbox(plan, actor, 0) for actor in range(NUM_ACTORS)]
     unroll_index = 0
     for outbox in outboxes:
@@ -90,6 +94,7 @@ def run_outboxes(pipe, plan: HostPlan, payload: bytes, num_finals: int, num_epis
 
     def send_round() -> None:
         nonlocal unroll_index
+        ahead.acquire()
         for outbox in outboxes:
             outbox.wait_credit()
             outbox.send(view, unroll_index, num_finals, num_episodes, ActorTimes(0, 0, 0))
@@ -175,12 +180,16 @@ def measure(num_envs: int, unroll_length: int, folder: Path) -> dict[str, harnes
     cluster = ClusterWithoutAgent(plan, folder / "log")
     inbox = Inbox(plan.run, plan.schema, plan.num_envs, NUM_ACTORS, 2, plan.policy_lag)
     inbox.newest_version = 2**63  # no weights are published here
-    batches = [Batch(plan.schema, plan.num_envs) for _ in range(2)]
+    # A batch is given back when the receiver's thread next looks, which may be some rounds later.
+    spare = MOST_AT_ONCE // NUM_ACTORS
+    batches = [Batch(plan.schema, plan.num_envs) for _ in range(AHEAD + spare + 1)]
+    ahead = multiprocessing.get_context("spawn").Semaphore(AHEAD)
     receiver = Receiver(cluster, inbox, batches, queue.SimpleQueue())
 
     def receive_batch() -> Batch:
         batch = receiver.events.get(timeout=30).batch  # type: ignore[union-attr]
         receiver.recycle(batch)
+        ahead.release()
         return batch
 
     context = zmq.Context()
@@ -197,7 +206,7 @@ def measure(num_envs: int, unroll_length: int, folder: Path) -> dict[str, harnes
     unroll = Unroll.view(plan.schema, payload, num_envs, *counts)
     arrays = {name: getattr(unroll, name) for name in COLUMNS}
     ways = {
-        OURS: Way(receive_batch, run_outboxes, plan, payload, *counts),
+        OURS: Way(receive_batch, run_outboxes, ahead, plan, payload, *counts),
         "ZeroMQ alone": Way(receive_raw, run_raw, endpoint, plan.window, payload),
         "pickle through a Pipe": Way(
             lambda: [ours_end.recv() for _ in range(NUM_ACTORS)], run_pickle, data_end, arrays
@@ -206,7 +215,7 @@ def measure(num_envs: int, unroll_length: int, folder: Path) -> dict[str, harnes
     steps = NUM_ACTORS * num_envs * unroll_length
     rounds = max(5, round(SECONDS / (steps * 150e-9)))
     ways[OURS].cpu_seconds(5)
-    check(batches[0], plan, payload, counts)
+    check(batches[-1], plan, payload, counts)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(REPEATS):
         for name, way in ways.items():
