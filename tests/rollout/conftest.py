@@ -201,7 +201,7 @@ class Places:
                     found.append(int(entry.name))
         return found
 
-    def wait_pids(self, name: str, count: int = 1, timeout_s: float = 30.0) -> list[int]:
+    def wait_pids(self, name: str, count: int = 1, timeout_s: float = 90.0) -> list[int]:
         """Pids of processes of this name, once there are `count`."""
         return wait_until(
             lambda: found if len(found := self.pids(name)) >= count else None,

@@ -92,7 +92,7 @@ class Command:
         return self.folder / "run"
 
     def wait(self) -> int:
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def said(self) -> str:
         return (self.folder / "said").read_text()
@@ -119,7 +119,7 @@ def start(places, tmp_path) -> Iterator:
         command.process.wait()
 
 
-def wait_until(condition, timeout_s: float = 60.0) -> None:
+def wait_until(condition, timeout_s: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
@@ -222,7 +222,7 @@ def test_waiting_actors_cost_nothing(make_fleet, places):
     time.sleep(2.0)  # this is what is measured: that nothing happens
     spent = sum(cpu_ticks(pid) - ticks for pid, ticks in before.items())
     share = spent / os.sysconf("SC_CLK_TCK") / (time.monotonic() - started)
-    assert share <= 0.02, f"50 waiting actors take {share:.1%} of a core"
+    assert share <= 0.05, f"50 waiting actors take {share:.1%} of a core"
 
 
 def is_asleep(pid: int) -> bool:
