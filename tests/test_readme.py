@@ -68,6 +68,13 @@ def test_every_block_of_a_readme_runs(document, languages, tmp_path):
     assert seen >= languages
 
 
+def test_readme_has_no_gap_left_to_fill():
+    text = (ROOT / "README.md").read_text()
+    assert not re.findall(r"\b[A-Z]{3,}_[A-Z_]{3,}\b", text.replace("SAME_STEP", ""))
+    for link in re.findall(r"\]\(([\w./]+)\)", text):
+        assert (ROOT / link).exists(), link
+
+
 def test_files_that_the_readme_names_exist():
     for name in re.findall(
         r"`((?:rollout|envs|learners)/[\w/]+\.py)`", (ROOT / "README.md").read_text()
