@@ -129,6 +129,8 @@ class Envs:
                 self.record_bytes, self.params_bytes, action, *outcome.arrays
             )
         except TypeError as error:
+            if not self.jit and error.__traceback__ and error.__traceback__.tb_next:
+                raise  # the author's own, in plain Python
             raise EnvError(self._step_problem(action, outcome)) from error
 
     def _step_problem(self, action: Any, outcome: "Outcome") -> str:

@@ -33,7 +33,7 @@ class RecordView:
     def __getattr__(self, name: str) -> Any:
         field = self._field(name)
         if field.dtype.names is not None:
-            return RecordView(field)
+            return RecordView(field) if field.ndim == 1 else RecordsView(field[0])
         return _number(field[0]) if field.ndim == 1 else ArrayView(field[0])
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -39,7 +39,7 @@ def find_env(env_id: str, folder: str | None = None) -> type[CompiledEnv]:
             f"environment {env_id!r}: no module {error.name!r}; "
             "start the command in the folder that holds it, or install it"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_failure(env_id, module_name, error) from error
     if not hasattr(module, name):
         raise EnvError(f"environment {env_id!r}: {module_name} has no {name!r}")
@@ -62,7 +62,7 @@ def _first_on_path(folder: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _import_failure(env_id: str, module_name: str, error: Exception) -> EnvError:
+def _import_failure(env_id: str, module_name: str, error: BaseException) -> EnvError:
     if isinstance(error, EnvError):  # a definition that is wrong says so best itself
         return error
     last = traceback.extract_tb(error.__traceback__)[-1]

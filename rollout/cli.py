@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require_linux()
         app(args=arguments, prog_name="rollout")
     except Exception as error:
-        status = exit_status_of(error)
+        status = 1 if isinstance(error, OSError) else exit_status_of(error)
         if status is None or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
         for line in str(error).splitlines():

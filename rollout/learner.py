@@ -210,7 +210,7 @@ class Learner:
         mean = self.episode_return_mean
         if stop.episode_return is not None and len(self._last_returns) == EPISODES:
             assert mean is not None
-            if mean >= stop.episode_return:
+            if math.isfinite(mean) and mean >= stop.episode_return:
                 self.goal_reached_s = self.last_update_s
                 return f"mean return {mean:.1f} reached stop.episode_return={stop.episode_return:g}"
         if stop.env_steps is not None and self.env_steps >= stop.env_steps:

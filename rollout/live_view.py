@@ -34,6 +34,8 @@ def make_view(quiet: bool = False, out: TextIO | None = None) -> "QuietView":
     out: where to, standard output if left out.
     """
     target = sys.stdout if out is None else out
+    if target is None:  # pyright: ignore[reportUnnecessaryComparison]  (it was closed)
+        target = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(target, io.TextIOWrapper):
         target.reconfigure(errors="replace")  # no character may end a run
     if quiet:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -82,7 +83,10 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """The keys and values of summary.json."""
-        return asdict(self) | {"ledger": self.ledger.as_dict()}
+        mean = self.episode_return_mean
+        if mean is not None and not math.isfinite(mean):  # JSON has no such numbers
+            mean = None
+        return asdict(self) | {"ledger": self.ledger.as_dict(), "episode_return_mean": mean}
 
 
 def params_digest(named_arrays: Mapping[str, np.ndarray]) -> str:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete
 
-from rollout.envs import BUNDLED, Envs, Outcome, find_env
+from rollout.envs import BUNDLED, CompiledEnv, Envs, Outcome, find_env, uniform
 from rollout.envs.records import ArrayView, RecordsView, RecordView, Short, Single, Unsigned
 from tests.envs.nasty import Nasty, Pixels
 
@@ -86,3 +87,28 @@ def test_nested_arrays_are_views_that_write_through():
     assert isinstance(row, ArrayView)
     assert record.board.sum() == 299
     assert [int(n) for n in row] == [255, 0]
+
+
+class Nested(CompiledEnv):
+    state = np.dtype([("cells", [("r", "f8"), ("n", "i4")], (3,))])
+    observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = Discrete(2)
+
+    def reset(state, params, draw):
+        state.cells[1].r = uniform(draw, 0.0, 1.0)
+
+    def step(state, params, action, draw):
+        state.cells[2].n += 1 + action
+        return state.cells[1].r, state.cells[2].n > 5
+
+    def observe(state, params, observation):
+        observation[0] = state.cells[2].n
+
+
+def test_records_within_a_record_are_the_same_in_plain_python():
+    both = Envs(Nested, 3, 1), Envs(Nested, 3, 1, jit=False)
+    outcomes = [Outcome(Nested, 3) for _ in both]
+    for _ in range(9):
+        for envs, outcome in zip(both, outcomes, strict=True):
+            envs.step(np.ones(3, np.int32), outcome)
+        assert both[0].snapshot() == both[1].snapshot()

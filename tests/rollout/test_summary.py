@@ -1,6 +1,8 @@
 """summary.json: a contract."""
 
+import dataclasses
 import hashlib
+import json
 
 import numpy as np
 
@@ -55,3 +57,8 @@ def test_params_digest_reads_an_array_in_its_logical_order():
 
 def test_versions_name_what_a_run_depends_on():
     assert {"python", "rollout", "numpy", "numba", "torch"} <= versions().keys()
+
+
+def test_returns_that_are_not_finite_do_not_spoil_the_summary(make_summary):
+    summary = dataclasses.replace(make_summary(), episode_return_mean=float("inf"))
+    assert json.loads(json.dumps(summary.as_dict(), allow_nan=False))["episode_return_mean"] is None
