@@ -101,6 +101,8 @@ class _Values:
         self._functions[function] = len(self._functions)
         if not Path(function.__code__.co_filename).is_file():
             raise Uncached(function.__qualname__)
+        # Numba looks its module up by name when it loads the machine code.
+        self._add(function.__module__, function.__qualname__)
         self._add_code(function.__code__)
         self.add("defaults", function.__defaults__)
         named = named_in(function)

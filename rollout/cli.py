@@ -5,6 +5,7 @@ A command is a function in `rollout/commands/`, and appears in COMMANDS once it 
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -74,8 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="rollout")
     except Exception as error:
         status = 1 if isinstance(error, OSError) else exit_status_of(error)
-        if status is None or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+        if status is None:
             raise
+        if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+            traceback.print_exc()
+            sys.exit(status)
         for line in str(error).splitlines():
             print(f"rollout: {line}", file=sys.stderr)
         sys.exit(status)

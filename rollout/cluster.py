@@ -39,6 +39,8 @@ def make_plan(experiment: Experiment) -> HostPlan:
     run = secrets.token_bytes(16)
     _check_open_files(fleet.num_actors)
     _check_shared_memory(4 * network.num_parameters, fleet)
+    schema = make_schema(env, fleet.unroll_length, experiment.algorithm.needs_value)
+    _check_memory(schema.size_bytes(experiment.env.num_envs, 0, 0), fleet)
     with contextlib.ExitStack() as undo:
         sockets = _make_directory(socket_directory(), run, undo)
         memory = _make_directory(shared_memory_directory(), run, undo)
@@ -61,7 +63,7 @@ def make_plan(experiment: Experiment) -> HostPlan:
         policy_lag=fleet.policy_lag,
         window=fleet.window,
         network=network,
-        schema=make_schema(env, fleet.unroll_length, experiment.algorithm.needs_value),
+        schema=schema,
     )
 
 
@@ -159,6 +161,16 @@ def _check_open_files(num_actors: int) -> None:
         raise OperatorError(
             f"fleet.num_actors={num_actors} needs {needed} open files, this process may have "
             f"{limit}; raise the hard limit (ulimit -Hn){fewer}"
+        )
+
+
+def _check_memory(batch_bytes: int, fleet: FleetSettings) -> None:
+    needed = (fleet.policy_lag + 2) * batch_bytes  # the batches, and the unrolls on their way
+    available = processes.available_memory_bytes()
+    if needed > available:
+        raise OperatorError(
+            f"batches of env.num_envs × fleet.unroll_length steps need {needed / 1e9:.1f} GB, "
+            f"{available / 1e9:.1f} GB are available; make one of the two smaller"
         )
 
 

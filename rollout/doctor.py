@@ -18,7 +18,7 @@ from rollout.cluster import LONGEST_IPC_PATH, SPARE_FILES, socket_directory
 from rollout.envs.kernels import cache_directory
 from rollout.experiment import usable_cores
 from rollout.host_memory import shared_memory_directory
-from rollout.processes import SINGLE_THREAD_ENVIRONMENT
+from rollout.processes import SINGLE_THREAD_ENVIRONMENT, available_memory_bytes
 from rollout.summary import versions
 
 ACTOR_BYTES = 8 << 20  # what an actor process may take (PSS)
@@ -149,7 +149,7 @@ def check_load() -> Check:
 
 
 def check_memory() -> Check:
-    available = _mem_available()
+    available = available_memory_bytes()
     limit = memory_limit()
     found = f"{_size(available)} available"
     if limit is not None and limit < available:
@@ -160,13 +160,6 @@ def check_memory() -> Check:
     if actors < usable_cores():
         return Check("memory", "fail", found, "free some memory", actors)
     return Check("memory", "ok", found, max_actors=actors)
-
-
-def _mem_available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def memory_limit(root: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -60,6 +60,13 @@ def raise_open_files_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def available_memory_bytes() -> int:
+    """What the kernel thinks processes can still take."""
+    with open("/proc/meminfo") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
 def seconds_since_start() -> float:
     """Wall seconds since this process was started by the kernel."""
     with open("/proc/self/stat") as file:

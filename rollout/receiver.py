@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import queue
+import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ from rollout.wire import (
 
 log = logging.getLogger(__name__)
 LAST_WORDS_MS = 100  # for what an agent sent before it ended to come in
+CRASHED = {
+    int(signal.SIGSEGV): "; its environment probably wrote outside an array: "
+    "run it in plain Python with Envs(…, jit=False)"
+}
 MOST_AT_ONCE = 64  # unrolls received before the other sockets get a look
 
 
@@ -328,14 +333,14 @@ class Receiver:
     def _on_actor_exit(self, message: control.ActorExited) -> None:
         self._alive.discard(message.actor)
         how = (
-            f"was killed by signal {-message.status}"
+            f"was killed by {signal.Signals(-message.status).name}"
             if message.status < 0
             else f"ended with status {message.status}"
         )
         why = self._errors.get(message.actor)
         self._fail(
             f"actor {message.actor} (process {message.pid}) {how}"
-            + (f": {why}" if why else "; run.log may say more")
+            + (f": {why}" if why else CRASHED.get(-message.status, "; run.log may say more"))
         )
 
     def _stop(self) -> None:

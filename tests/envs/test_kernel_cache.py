@@ -414,3 +414,34 @@ def test_numba_switched_off_in_this_process_is_said(monkeypatch, modules):
     monkeypatch.setattr(kernels.numba_config, "DISABLE_JIT", 1)
     with pytest.raises(EnvError, match="NUMBA_DISABLE_JIT is set"):
         digest_of(modules, monkeypatch)
+
+
+def test_environment_that_was_renamed_does_not_look_for_its_old_module(tmp_path, monkeypatch):
+    """Numba imports a function's module by name when it loads machine code."""
+    program = (
+        "import sys; from rollout.envs import Envs, find_env; "
+        "print(Envs(find_env(sys.argv[1]), 2, 0).snapshot().hex())"
+    )
+    source = (
+        "import numpy as np\nfrom gymnasium.spaces import Box, Discrete\n"
+        "from rollout.envs import CompiledEnv\n\nclass E(CompiledEnv):\n"
+        "    state = np.dtype([('x', 'f8')])\n"
+        "    observation_space = Box(-1, 1, (1,), np.float32)\n    action_space = Discrete(2)\n"
+        "    def reset(state, params, draw):\n        state.x = 0.5\n"
+        "    def step(state, params, action, draw):\n        return 1.0, False\n"
+        "    def observe(state, params, observation):\n        observation[0] = state.x\n"
+    )
+    monkeypatch.setenv("ROLLOUT_CACHE_DIR", str(tmp_path / "cache"))
+    said = []
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text(source)
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program, f"{name}:E"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+        (tmp_path / f"{name}.py").unlink()
+    assert said[0] == said[1]

@@ -87,12 +87,13 @@ def test_wrong_arguments_end_with_status_2(arguments, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_debug_shows_the_traceback(monkeypatch):
-    with pytest.raises(ConfigError):
-        main(["--debug", "config", "none.toml"])
-    assert os.environ[DEBUG_VARIABLE] == "1"
-    with pytest.raises(ConfigError):
-        main(["config", "none.toml"])
+def test_debug_shows_the_traceback_and_leaves_the_status(monkeypatch, capsys):
+    for arguments in (["--debug", "config", "none.toml"], ["config", "none.toml"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "Traceback" in capsys.readouterr().err
+        assert os.environ[DEBUG_VARIABLE] == "1"
 
 
 def test_status_says_who_can_act():

@@ -276,7 +276,7 @@ def test_two_hundred_actors_stream_in_little_memory_and_stop(make_fleet, places)
     [
         ("rollout-host", "the host agent process ended"),
         ("rollout-templ", "the template process ended by signal SIGKILL"),
-        ("rollout-actor", r"actor \d \(process \d+\) was killed by signal 9"),
+        ("rollout-actor", r"actor \d \(process \d+\) was killed by SIGKILL"),
     ],
 )
 def test_killed_process_ends_the_run_with_its_name_and_a_checkpoint(places, tmp_path, victim, told):

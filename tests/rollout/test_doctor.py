@@ -102,7 +102,7 @@ def test_memory_limit_is_what_a_control_group_has_left(tmp_path):
 
 
 def test_memory_says_how_many_actors_fit(monkeypatch):
-    monkeypatch.setattr(doctor, "_mem_available", lambda: 9 << 30)
+    monkeypatch.setattr(doctor, "available_memory_bytes", lambda: 9 << 30)
     monkeypatch.setattr(doctor, "memory_limit", lambda: None)
     assert doctor.check_memory().max_actors == 1024
     monkeypatch.setattr(doctor, "memory_limit", lambda: 1 << 30)

@@ -514,7 +514,7 @@ def test_actors_are_counted_and_the_death_of_one_is_told_with_its_reason(fleet):
     assert fleet.receiver.statistics().num_actors_alive == 1
     agent.say(control.ActorExited(0, pid=100, status=-9))
     assert str(fleet.event().error) == (
-        "actor 0 (process 100) was killed by signal 9; run.log may say more"
+        "actor 0 (process 100) was killed by SIGKILL; run.log may say more"
     )
 
 

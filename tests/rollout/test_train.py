@@ -193,8 +193,8 @@ def test_bundled_experiment_reaches_its_goal(places, tmp_path):
 
 
 def test_time_limit_ends_a_run(train):
-    summary = train("stop.wall_s=1").summary  # pytest is older than that
-    assert summary.updates == 0
+    summary = train("stop.wall_s=1", "stop.env_steps=1_000_000_000").summary
+    assert summary.wall_s > 0.9 and summary.env_steps < 1_000_000_000
     assert summary.ledger.balance == 0
 
 
@@ -302,7 +302,7 @@ def test_error_of_a_view_ends_the_run_and_leaves_nothing(train, places):
 
 
 def test_actor_that_runs_out_of_luck_ends_the_run_with_its_name(train, places):
-    with pytest.raises(RunFailed, match=r"actor \d \(process \d+\) was killed by signal 11"):
+    with pytest.raises(RunFailed, match=r"actor \d \(process \d+\) was killed by SIGSEGV"):
         train(
             "stop.env_steps=10_000_000",
             view=FailsAt(2, lambda: os.kill(places.pids("rollout-actor")[0], 11)),
