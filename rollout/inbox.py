@@ -1,7 +1,7 @@
 """What the learner decides about each message that arrives, without any socket.
 
-Delivery is at least once and in order per actor; the effect is exactly once: an unroll is accepted
-when it is the next of its actor's present life, and refused, by name, in every other case.
+However often a message arrives, its effect is once: an unroll is accepted when it is the next of
+its actor's present life, and refused, by name, in every other case.
 """
 
 from dataclasses import dataclass
