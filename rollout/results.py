@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from rollout.checkpoint import named_parameters, save_checkpoint
+from rollout.envs.errors import EnvError
+from rollout.errors import OperatorError
 from rollout.experiment import Experiment
 from rollout.learner import Learner
 from rollout.run_directory import RunDirectory
@@ -20,7 +22,7 @@ ALGORITHM = "algorithm/"  # begins the names of what the algorithm needs to go o
 
 
 class CheckpointSaver:
-    """Writes checkpoints: when they are due, and when the run ends, unless it never began."""
+    """Writes checkpoints: when they are due, and when the run ends, but for bad input."""
 
     def __init__(self, directory: RunDirectory, algorithm: "Algorithm", learner: Learner) -> None:
         self._directory = directory
@@ -34,8 +36,8 @@ class CheckpointSaver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        has_begun = kind is None or self._learner.update > 0
-        if has_begun and self._saved_update != self._learner.update:
+        is_bad_input = kind is not None and issubclass(kind, EnvError | OperatorError)
+        if not is_bad_input and self._saved_update != self._learner.update:
             self._save()
 
     def save_if_due(self) -> None:
