@@ -62,7 +62,7 @@ class FleetSettings(Settings):
         le=MAX_UNROLL_LENGTH,
         description="steps of each environment in one unroll",
     )
-    mode: Literal["lockstep"] = Field(
+    mode: Literal["lockstep", "async"] = Field(
         default="lockstep",
         description="whether actors wait for the weights an unroll is meant to have",
     )
@@ -70,10 +70,22 @@ class FleetSettings(Settings):
         default=1,
         ge=0,
         le=1,
-        description="versions the acting weights are behind; 1 overlaps acting and learning",
+        description="versions the acting weights are behind in lockstep; 1 overlaps acting and "
+        "learning",
     )
     window: int = Field(
         default=2, ge=1, le=4, description="unrolls an actor may have sent that are in no batch yet"
+    )
+    hang_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds an unroll may take before its actor is replaced; left out, 20 times "
+        "the longest measured, at least 10",
+    )
+    on_env_failure: Literal["stop", "set_aside"] = Field(
+        default="stop",
+        description="what becomes of a run when an environment fails at the same step three times; "
+        "set_aside goes on without that environment",
     )
     engine: Literal["local"] = Field(default="local", description="what starts the processes")
 
@@ -133,7 +145,9 @@ class CheckpointSettings(Settings):
     every_minutes: float = Field(
         default=10.0, gt=0, description="minutes between checkpoints, at most"
     )
-    keep: int = Field(default=3, ge=1, description="newest checkpoints that are kept")
+    keep: int = Field(
+        default=3, ge=1, description="newest checkpoints that are kept, besides the best"
+    )
 
 
 NETWORK_KINDS = Kinds({"mlp": MlpSettings})
@@ -183,24 +197,30 @@ class Experiment(Settings):
         return self.batch_size // self.algorithm.num_minibatches
 
     @property
-    def config_digest(self) -> str:
-        """sha256 of all that the learning curve depends on, as hexadecimal digits.
+    def curve(self) -> dict[str, Any]:
+        """All that the learning curve depends on, as tables that JSON can hold.
 
-        Not of where and for how long it runs: name, fleet.num_actors, fleet.engine, checkpoint.*
-        and stop.*, but for the stop.env_steps towards which a learning rate is annealed.
+        Left out is where, how carefully and for how long it runs: name, fleet.num_actors,
+        fleet.hang_s, fleet.on_env_failure, fleet.engine, checkpoint.* and stop.*, but for the
+        stop.env_steps towards which a learning rate is annealed.
         """
-        curve = self.model_dump(
+        tables = self.model_dump(
             mode="json",
             exclude={
                 "name": True,
-                "fleet": {"num_actors", "engine"},
+                "fleet": {"num_actors", "hang_s", "on_env_failure", "engine"},
                 "checkpoint": True,
                 "stop": True,
             },
         )
         if self.algorithm.anneal_lr:
-            curve["stop"] = {"env_steps": self.stop.env_steps}
-        canonical = json.dumps(curve, sort_keys=True, separators=(",", ":"))
+            tables["stop"] = {"env_steps": self.stop.env_steps}
+        return tables
+
+    @property
+    def config_digest(self) -> str:
+        """sha256 of all that the learning curve depends on, as hexadecimal digits."""
+        canonical = json.dumps(self.curve, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -244,7 +264,7 @@ def resolve(source: ExperimentSource, overrides: Iterable[str] = ()) -> Resolved
     if problems:
         raise ConfigError(problems) from cause
     sources = {}
-    for path, _ in _leaves(experiment.model_dump()):
+    for path, _ in leaves(experiment.model_dump()):
         source_of_value = layers.sources.get(path)
         sources[show_key(path)] = source_of_value.text if source_of_value else "default"
     return Resolved(experiment, sources)
@@ -257,7 +277,7 @@ def resolved_toml(experiment: Experiment, comments: Mapping[str, str] | None = N
     """
     rows: list[tuple[str, str]] = []
     table: KeyPath = ()
-    for path, value in _leaves(experiment.model_dump()):
+    for path, value in leaves(experiment.model_dump()):
         if value is None:
             continue
         if path[:-1] != table:
@@ -338,11 +358,11 @@ def _with_env_params(
     return experiment.model_copy(update={"env": settings}), problems, None
 
 
-def _leaves(table: Mapping[str, Any], at: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+def leaves(table: Mapping[str, Any], at: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Every value that is not a table, by path; a table's own values before its tables."""
     for key, value in sorted(table.items(), key=lambda item: isinstance(item[1], Mapping)):
         if isinstance(value, Mapping):
-            yield from _leaves(value, (*at, key))
+            yield from leaves(value, (*at, key))
         else:
             yield (*at, key), value
 

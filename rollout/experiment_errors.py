@@ -19,7 +19,6 @@ from rollout.learners.settings import Kinds, Settings
 
 # Values this version refuses and a later one will take.
 NOT_YET = {
-    "fleet.mode": {"async"},
     "fleet.engine": {"ray"},
     "algorithm.kind": {"impala"},
 }
@@ -195,7 +194,7 @@ def _next_move(path: KeyPath, value: Any, key: Key | None) -> str:
         return f"for example {show_key(path[-1:])} = {show_value(example)}"
     default = key.field.get_default(call_default_factory=True, validated_data={})
     if default is None:
-        return "leave it out for none"
+        return "leave it out"
     return f"leave it out for the default, {show_value(default)}"
 
 

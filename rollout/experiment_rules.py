@@ -104,6 +104,19 @@ def _annealing_has_an_end(experiment: Experiment, show: Callable[[str], str]) ->
     return None
 
 
+def _only_async_sets_environments_aside(
+    experiment: Experiment, show: Callable[[str], str]
+) -> str | None:
+    fleet = experiment.fleet
+    if fleet.on_env_failure == "set_aside" and fleet.mode == "lockstep":
+        return (
+            f'{show("fleet.on_env_failure")} needs fleet.mode="async", in {show("fleet.mode")} '
+            "every environment is part of every batch; leave on_env_failure out, or try "
+            "fleet.mode=async"
+        )
+    return None
+
+
 RULES = (
     Rule(("stop",), _stops),
     Rule(("fleet.num_actors", "env.num_envs"), _every_actor_has_an_environment),
@@ -112,6 +125,7 @@ RULES = (
         _minibatches_divide_the_batch,
     ),
     Rule(("algorithm.anneal_lr", "stop.env_steps"), _annealing_has_an_end),
+    Rule(("fleet.on_env_failure", "fleet.mode"), _only_async_sets_environments_aside),
 )
 
 

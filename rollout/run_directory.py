@@ -3,7 +3,10 @@
 config.toml       the resolved experiment, runnable as it is
 metrics.jsonl     one JSON object per update
 events.out.*      the same for TensorBoard
+order.jsonl       which unrolls each batch was made of; see the learner, in async mode
 checkpoints/      see checkpoint.py
+failures/         one file per failing environment, for `rollout replay`
+fleet.msgpack     as long as the run goes on: how further actors join it
 run.log           what happened besides
 summary.json      at the end; see summary.py
 lock              held, by flock, as long as a process writes into this directory
@@ -15,6 +18,7 @@ import fcntl
 import itertools
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +37,14 @@ class RunDirectory:
     """One run's files. Who writes into them holds their lock until `close`, or until it dies."""
 
     def __init__(self, path: Path, experiment: Experiment, lock: int | None) -> None:
-        """Use `create` or `open`. lock: an open file that holds the lock; None for readers."""
+        """Use `create`, `open` or `open_to_resume`.
+
+        lock: an open file that holds the lock; None for readers.
+        """
         self.path = path
         self.experiment = experiment
         self._lock = lock
+        self._is_new = False
 
     @classmethod
     def create(
@@ -53,9 +61,9 @@ class RunDirectory:
             if os.listdir(place) != ["lock"]:  # another start was between its check and its lock
                 os.close(lock)
                 raise _not_empty(place)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+            _sign(lock)
             run = cls(place, experiment, lock)
+            run._is_new = True
             try:
                 write_atomically(run.config, resolved_toml(experiment).encode())
             except BaseException:
@@ -76,6 +84,32 @@ class RunDirectory:
             what = "not a run (it holds no config.toml)" if place.exists() else "no such directory"
             raise OperatorError(f"{place}: {what}; {_known_runs(place)}")
         return cls(place, load_experiment(place / "config.toml"), None)
+
+    @classmethod
+    def open_to_resume(cls, path: str | os.PathLike[str]) -> "RunDirectory":
+        """A run to go on with, and its lock, which is all that changes in it.
+
+        Raises OperatorError if there is no run at `path`, if it is in use, or if it has never
+        written a checkpoint.
+        """
+        run = cls.open(path)
+        try:
+            run._lock = _take_lock(run.path, "wait for it, or end it with Ctrl-C there")
+            if not any(run.checkpoints.glob("update-*")):
+                raise OperatorError(
+                    f"{run.path}: no checkpoint in it, so there is nothing to go on from; start "
+                    f"it anew with `rollout train {shlex.quote(str(run.config))}`"
+                )
+            _sign(run._lock)
+        except OSError as error:
+            run.close()
+            raise OperatorError(
+                f"{run.path}: cannot write there: {error.strerror}; resuming needs to"
+            ) from error
+        except BaseException:
+            run.close()
+            raise
+        return run
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r}{', locked' if self._lock is not None else ''})"
@@ -98,8 +132,14 @@ class RunDirectory:
             self._lock = None
 
     def discard(self) -> None:
-        """Take a new run's files away again, and the directory if nothing else is in it."""
-        for file in (self.config, self.log, self.metrics, self.path / "lock"):
+        """Take a new run's files away again, and the directory if nothing else is in it.
+
+        A run that was opened to resume keeps all it has.
+        """
+        if not self._is_new:
+            return
+        lock = self.path / "lock"
+        for file in (self.config, self.log, self.metrics, self.order, self.fleet, lock):
             file.unlink(missing_ok=True)
         for events in self.path.glob("events.out.*"):
             events.unlink()
@@ -121,6 +161,21 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def order(self) -> Path:
+        """Which unrolls each batch was made of, one JSON object per update; async mode only."""
+        return self.path / "order.jsonl"
+
+    @property
+    def fleet(self) -> Path:
+        """How further actors join the run; there as long as it goes on."""
+        return self.path / "fleet.msgpack"
+
+    @property
+    def failures(self) -> Path:
+        """Folder of what `rollout replay` needs to replay environments that failed."""
+        return self.path / "failures"
 
     @property
     def tensorboard(self) -> Path:
@@ -206,7 +261,9 @@ def _make_empty(place: Path) -> Path:
     return place
 
 
-def _take_lock(place: Path) -> int:
+def _take_lock(
+    place: Path, next_move: str = "wait for it, or name another directory with --run-dir"
+) -> int:
     """An open file that holds the directory's lock. Children do not inherit it over exec."""
     lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -217,10 +274,15 @@ def _take_lock(place: Path) -> int:
         if error.errno != errno.EWOULDBLOCK:
             raise
         raise OperatorError(
-            f"{place}: in use by process {owner or '(starting)'}; "
-            "wait for it, or name another directory with --run-dir"
+            f"{place}: in use by process {owner or '(starting)'}; {next_move}"
         ) from None
     return lock
+
+
+def _sign(lock: int) -> None:
+    """Say in the lock who holds it."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
 def _not_empty(place: Path) -> OperatorError:

@@ -57,6 +57,8 @@ def test_smallest_experiment_has_the_documented_defaults(write):
             "mode": "lockstep",
             "policy_lag": 1,
             "window": 2,
+            "hang_s": None,
+            "on_env_failure": "stop",
             "engine": "local",
         },
         "learner": {"device": "auto", "num_threads": 1},
@@ -208,6 +210,7 @@ def test_experiment_cannot_be_changed():
     [
         "name=other",
         "fleet.num_actors=3",
+        "fleet.hang_s=3",
         "checkpoint.keep=9",
         "checkpoint.every_updates=2",
         "stop.wall_s=3",
@@ -229,6 +232,7 @@ def test_digest_ignores_what_the_learning_curve_does_not_depend_on(override):
         "env.params.force=9",
         "fleet.unroll_length=32",
         "fleet.policy_lag=0",
+        "fleet.mode=async",
         "learner.num_threads=2",
         "learner.device=cpu",
         "network.hidden_sizes=[64, 65]",
@@ -238,6 +242,13 @@ def test_digest_ignores_what_the_learning_curve_does_not_depend_on(override):
 def test_digest_differs_with_what_the_learning_curve_depends_on(override):
     digest = Experiment.from_dict(SMALLEST).config_digest
     assert Experiment.from_dict(SMALLEST, [override]).config_digest != digest
+
+
+def test_digest_ignores_what_becomes_of_environments_that_fail():
+    overrides = ["fleet.mode=async"]
+    digest = Experiment.from_dict(SMALLEST, overrides).config_digest
+    overrides += ["fleet.on_env_failure=set_aside"]
+    assert Experiment.from_dict(SMALLEST, overrides).config_digest == digest
 
 
 def test_digest_depends_on_the_steps_over_which_a_learning_rate_is_annealed():
@@ -253,7 +264,7 @@ def test_digest_is_sha256_of_the_documented_keys_as_canonical_json():
     tables = json.loads(experiment.model_dump_json())
     for key in ("name", "stop", "checkpoint"):
         del tables[key]
-    for key in ("num_actors", "engine"):
+    for key in ("num_actors", "hang_s", "on_env_failure", "engine"):
         del tables["fleet"][key]
     canonical = json.dumps(tables, sort_keys=True, separators=(",", ":"))
     assert experiment.config_digest == hashlib.sha256(canonical.encode()).hexdigest()

@@ -134,7 +134,7 @@ def test_error_in_a_base_names_the_base():
 def test_everything_is_said_at_once():
     path = write(
         "x.toml",
-        'seed = -1\n[fleet]\nunrol_length = 3\nmode = "async"\nnum_actors = 65\n[algorithm]\n'
+        'seed = -1\n[fleet]\nunrol_length = 3\nmode = "sync"\nnum_actors = 65\n[algorithm]\n'
         "gamma = 1.5\nanneal_lr = true\nnum_minibatches = 3\n[checkpoint]\nkeep = 0\n"
         "[stop]\nwall_s = 9\n",
     )
@@ -146,13 +146,13 @@ def test_everything_is_said_at_once():
         "under [env]",
         "override env.num_envs=0.5: wanted an integer from 1 to 2**24 - 1 (environments of the "
         "whole fleet; actors share them out); leave it out for the default, 64",
-        'x.toml: fleet.mode="async" wanted "lockstep" (whether actors wait for the weights an '
-        'unroll is meant to have); "async" is not available yet in this version',
+        'x.toml: fleet.mode="sync" wanted "lockstep" or "async" (whether actors wait for the '
+        'weights an unroll is meant to have); did you mean "async"?',
         "x.toml: unknown key fleet.unrol_length; did you mean fleet.unroll_length?",
         "x.toml: algorithm.gamma=1.5 wanted a number from 0 to 1 (discount per step); "
         "leave it out for the default, 0.99",
-        "x.toml: checkpoint.keep=0 wanted an integer ≥ 1 (newest checkpoints that are kept); "
-        "leave it out for the default, 3",
+        "x.toml: checkpoint.keep=0 wanted an integer ≥ 1 (newest checkpoints that are kept, besides "
+        "the best); leave it out for the default, 3",
         "x.toml: algorithm.anneal_lr=true needs stop.env_steps, where learning_rate reaches 0; "
         "write env_steps under [stop], or leave anneal_lr out",
     ]
@@ -202,6 +202,8 @@ def test_unknown_key_is_told_with_the_nearest(override, hint):
         ("fleet.unroll_length=65536", "wanted an integer from 1 to 65535"),
         ("fleet.engine=ray", '"ray" is not available yet in this version'),
         ("fleet.mode=Lockstp", 'did you mean "lockstep"?'),
+        ("fleet.hang_s=0", "wanted a number above 0 (seconds an unroll may take before"),
+        ("fleet.on_env_failure=set-aside", 'did you mean "set_aside"?'),
         ("learner.device=gpu", 'wanted "auto", "cpu", "cuda" or "cuda:N"'),
         ("learner.device=cuda:01", 'wanted "auto", "cpu", "cuda" or "cuda:N"'),
         ("network.kind=cnn", 'wanted "mlp"'),
@@ -314,6 +316,18 @@ def test_actor_without_an_environment_is_refused():
 @pytest.mark.parametrize("stop", [{}, {"stop": {}}])
 def test_run_that_would_never_end_is_refused(stop):
     assert "no condition under [stop]" in problem({"env": {"id": "CartPole-v1"}, **stop})
+
+
+@pytest.mark.parametrize("mode", [{}, {"mode": "lockstep"}])
+def test_only_an_async_run_may_set_environments_aside(mode):
+    fleet = {"on_env_failure": "set_aside"}
+    origin = "" if mode else " (default)"
+    assert problem({**SMALLEST, "fleet": fleet | mode}) == (
+        'experiment: fleet.on_env_failure="set_aside" needs fleet.mode="async", in '
+        f'fleet.mode="lockstep"{origin} every environment is part of every batch; leave '
+        "on_env_failure out, or try fleet.mode=async"
+    )
+    Experiment.from_dict({**SMALLEST, "fleet": fleet | {"mode": "async"}})
 
 
 # -- environments

@@ -136,6 +136,70 @@ def test_opening_what_is_no_run_names_the_newest_runs(make_experiment):
         RunDirectory.open("runs")
 
 
+def make_resumable(make_experiment, place: str = "here") -> Path:
+    RunDirectory.create(make_experiment(), place).close()
+    Path(place, "checkpoints/update-00000003").mkdir(parents=True)
+    return Path(place)
+
+
+def content_of(place: Path) -> dict[str, bytes]:
+    return {
+        str(file): file.read_bytes()
+        for file in place.rglob("*")
+        if file.is_file() and file.name != "lock"
+    }
+
+
+def test_resuming_takes_the_lock_and_changes_nothing_else(make_experiment):
+    place = make_resumable(make_experiment)
+    Path("here/metrics.jsonl").write_text("{}\n")
+    before = content_of(place)
+    with RunDirectory.open_to_resume(place) as run:
+        assert run.experiment == make_experiment()
+        assert Path("here/lock").read_text() == f"{os.getpid()}\n"
+        with pytest.raises(
+            OperatorError, match=f"here: in use by process {os.getpid()}; wait for it, or end it"
+        ):
+            RunDirectory.open_to_resume(place)
+    RunDirectory.open_to_resume(place).close()
+    assert content_of(place) == before
+
+
+def test_resuming_what_is_no_run_or_a_broken_one_is_a_clear_error(make_experiment):
+    with pytest.raises(OperatorError, match="nothing: no such directory; "):
+        RunDirectory.open_to_resume("nothing")
+    Path("empty").mkdir()
+    with pytest.raises(OperatorError, match="empty: not a run"):
+        RunDirectory.open_to_resume("empty")
+    assert os.listdir("empty") == []
+
+
+def test_run_without_a_checkpoint_is_not_resumed_but_started_anew(make_experiment):
+    RunDirectory.create(make_experiment(), "my run").close()
+    Path("my run/checkpoints/.partial-update-00000001").mkdir(parents=True)
+    with pytest.raises(
+        OperatorError,
+        match=r"no checkpoint in it, .* anew with `rollout train 'my run/config\.toml'`",
+    ):
+        RunDirectory.open_to_resume("my run")
+    RunDirectory.create(make_experiment(), "another").close()  # and no lock is left behind
+    Path("my run/checkpoints/update-00000001").mkdir()
+    RunDirectory.open_to_resume("my run").close()
+
+
+def test_discarding_takes_a_new_runs_files_and_none_of_a_resumed_one(make_experiment):
+    place = make_resumable(make_experiment, "old")
+    before = content_of(place)
+    with RunDirectory.open_to_resume(place) as run:
+        run.discard()
+    assert content_of(place) == before
+    with RunDirectory.create(make_experiment(), "new") as run:
+        for file in (run.log, run.metrics, run.order, run.fleet):
+            file.write_text("")
+        run.discard()
+    assert not Path("new").exists()
+
+
 def test_run_with_a_broken_config_is_a_config_error(make_experiment):
     RunDirectory.create(make_experiment(), "here").close()
     Path("here/config.toml").write_text("[env]\nid = 3\n")
