@@ -5,24 +5,33 @@ TensorBoard gets a point at most every 0.2 s, and the last update: a run may mak
 per second, which no plot shows and no disk wants. Episodes of updates in between count in the next
 point; nothing else is lost, since metrics.jsonl has it.
 
-Loading TensorBoard's writer costs 0.15 to 0.5 s. So points are kept in memory for the first seconds
-(a small experiment may reach its goal in them) and written when these are over, or at `close`.
+Loading TensorBoard's formats costs 0.2 s. So points are kept in memory for the first seconds (a
+small experiment may reach its goal in them) and written when these are over, or at `close`.
+
+A disk that is full stops no run: see Appender.
 """
 
+import contextlib
+import logging
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from rollout.appender import Appender, cut_lines
 from rollout.errors import RunFailed
 from rollout.progress import Progress
 from rollout.run_directory import RunDirectory
 
+if TYPE_CHECKING:  # slow to import, and not needed by short runs
+    from rollout.event_file import EventFile
+
+log = logging.getLogger(__name__)
+
 POINT_EVERY_S = 0.2
 TENSORBOARD_AFTER_S = 5.0
-FLUSH_EVERY_S = 0.5  # lines of metrics.jsonl that may be missing after a SIGKILL
 
 
 class MetricsLog:
@@ -31,17 +40,22 @@ class MetricsLog:
     An object with `write(progress)`, like a live view.
     """
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: RunDirectory, from_update: int | None = None) -> None:
+        """from_update: the update a run is resumed from; what is there of later ones is cut off."""
         self._run = run
-        self._lines = open(run.metrics, "ab", buffering=1 << 16)  # noqa: SIM115
+        self._first_step = 0
+        if from_update is not None:
+            last = cut_lines(run.metrics, from_update)
+            self._first_step = 0 if last is None else last.get("global_step", 0) + 1
+        self._lines = Appender(run.metrics)
         self._began = time.monotonic()
-        self._next_flush = self._began
         self._next_point = self._began
         self._episodes = _Episodes()
         self._point: dict[str, float] | None = None  # the newest update's, not yet in a point
         self._step = 0
         self._waiting: list[tuple[float, int, dict[str, float]]] = []
-        self._events: Any = None
+        self._events: EventFile | None = None
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"MetricsLog({str(self._run.path)!r}, {len(self._waiting)} points waiting)"
@@ -55,10 +69,20 @@ class MetricsLog:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except RunFailed as failed:
+            if error is None:
+                raise
+            log.warning("%s", failed)  # what ends the run says more
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the disk at the moment, for people; None if nothing is."""
+        return self._lines.trouble or (self._events.trouble if self._events else None)
 
     def write(self, progress: Progress) -> None:
-        """Record one update. Raises RunFailed if the disk does not take it."""
+        """Record one update."""
         point = scalars(progress)
         line = {
             "update": progress.update,
@@ -67,13 +91,7 @@ class MetricsLog:
             **point,
         }
         now = time.monotonic()
-        try:
-            self._lines.write(msgspec.json.encode(line) + b"\n")  # NaN and infinity become null
-            if now >= self._next_flush:
-                self._lines.flush()
-                self._next_flush = now + FLUSH_EVERY_S
-        except OSError as error:
-            raise RunFailed(f"{self._run.metrics}: cannot be written: {error.strerror}") from error
+        self._lines.append(msgspec.json.encode(line) + b"\n")  # NaN and infinity become null
         self._episodes.add(len(progress.episode_returns), point)
         self._point, self._step = point, progress.env_steps
         if now >= self._next_point:
@@ -82,19 +100,25 @@ class MetricsLog:
             if now - self._began >= TENSORBOARD_AFTER_S:
                 self._write_points()
 
+    def flush(self) -> None:
+        """Have the lines so far survive this process; a checkpoint must not be ahead of them."""
+        self._lines.flush()
+
     def close(self) -> None:
-        """Write what is left, the last update among it. Twice is once."""
-        if self._lines.closed:
+        """Write what is left, the last update among it. Twice is once.
+
+        Raises RunFailed if the disk does not take it.
+        """
+        if self._is_closed:
             return
-        try:
-            self._lines.close()
+        self._is_closed = True
+        with contextlib.ExitStack() as closed:
+            closed.callback(self._lines.close)
             if self._point is not None:
                 self._put_point()
             self._write_points()
             if self._events is not None:
-                self._events.close()
-        except OSError as error:
-            raise RunFailed(f"{self._run.path}: cannot write metrics: {error.strerror}") from error
+                closed.callback(self._events.close)
 
     def _put_point(self) -> None:
         assert self._point is not None
@@ -102,19 +126,15 @@ class MetricsLog:
         self._point, self._episodes = None, _Episodes()
 
     def _write_points(self) -> None:
-        """Hand the waiting points to TensorBoard's writer: one event each, with all its scalars."""
+        """Add the waiting points to TensorBoard's file: one event each, with all its scalars."""
         if not self._waiting:
             return
-        from tensorboard.compat.proto.summary_pb2 import (  # generated: no stubs
-            Summary,  # pyright: ignore[reportAttributeAccessIssue]
-        )
-        from torch.utils.tensorboard import FileWriter
-
         if self._events is None:
-            self._events = FileWriter(str(self._run.tensorboard), max_queue=64, flush_secs=2)
+            from rollout.event_file import EventFile
+
+            self._events = EventFile(self._run.tensorboard, self._first_step)
         for wall_time, step, point in self._waiting:
-            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in point.items()]
-            self._events.add_summary(Summary(value=values), step, wall_time)
+            self._events.add(wall_time, step, point)
         self._waiting.clear()
 
 
@@ -130,6 +150,7 @@ def scalars(progress: Progress) -> dict[str, float]:
         found["charts/episodic_length_mean_100"] = float(progress.episode_length_mean)
     for name, value in progress.losses.items():
         found[name] = float(value)
+    found |= {f"fleet/{name}": float(value) for name, value in progress.fleet.items()}
     found["fleet/policy_lag"] = progress.policy_lag
     found["fleet/num_actors_alive"] = progress.num_actors_alive
     found["fleet/num_episodes"] = progress.num_episodes

@@ -151,8 +151,8 @@ def test_everything_is_said_at_once():
         "x.toml: unknown key fleet.unrol_length; did you mean fleet.unroll_length?",
         "x.toml: algorithm.gamma=1.5 wanted a number from 0 to 1 (discount per step); "
         "leave it out for the default, 0.99",
-        "x.toml: checkpoint.keep=0 wanted an integer ≥ 1 (newest checkpoints that are kept, besides "
-        "the best); leave it out for the default, 3",
+        "x.toml: checkpoint.keep=0 wanted an integer ≥ 1 (newest checkpoints that are kept, besides"
+        " the best); leave it out for the default, 3",
         "x.toml: algorithm.anneal_lr=true needs stop.env_steps, where learning_rate reaches 0; "
         "write env_steps under [stop], or leave anneal_lr out",
     ]
