@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rollout.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, policy_parameters
+from rollout.checkpoint import Checkpoint, open_checkpoint, policy_parameters
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.philox import EVALUATION, philox, unit_float64
 from rollout.envs.registry import find_env
@@ -42,8 +42,12 @@ class Policy:
         self._num_calls = 0
 
     @classmethod
-    def from_checkpoint(cls, experiment: Experiment, checkpoint: Checkpoint) -> "Policy":
-        """Raises OperatorError if the checkpoint holds another network than the experiment's."""
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> "Policy":
+        """The policy of the checkpoint's own experiment, whatever config.toml says by now.
+
+        Raises OperatorError if that experiment, or its network, cannot be had here.
+        """
+        experiment = checkpoint.experiment
         network = make_network(experiment.network, find_env(experiment.env.id))
         return cls(experiment, policy_parameters(checkpoint, network))
 
@@ -114,14 +118,13 @@ def load_policy(
 ) -> Policy:
     """The policy that a run has trained.
 
-    checkpoint: a path, a name (`update-00000120`) or a number; the newest if left out.
-    Raises OperatorError if there is no such run or checkpoint, or if it is damaged.
+    checkpoint: a path, a name (`update-00000120`), a number, or `best` for the one with the highest
+    mean return; left out, the newest that is not damaged. Raises OperatorError if there is no such
+    run or checkpoint, or if the one that was named is damaged.
     """
     if not isinstance(run, RunDirectory):
         run = RunDirectory.open(Path(run))
-    path = find_checkpoint(run, checkpoint)
-    loaded = load_checkpoint(path, run.experiment.config_digest)
-    return Policy.from_checkpoint(run.experiment, loaded)
+    return Policy.from_checkpoint(open_checkpoint(run, checkpoint))
 
 
 def evaluation_seed(seed: int, number: int) -> int:

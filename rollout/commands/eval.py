@@ -37,7 +37,11 @@ def eval(
     ] = 0,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", metavar="NAME", help="A name, or an update; else the newest."),
+        typer.Option(
+            "--checkpoint",
+            metavar="NAME",
+            help="A name, an update, or `best`: of the highest mean return. Else the newest.",
+        ),
     ] = None,
     video: Annotated[
         Path | None,
@@ -54,15 +58,14 @@ def eval(
     Example:
       rollout eval runs/cartpole_ppo-20260101-120000 --episodes 1000 --video cartpole.gif
     """
-    from rollout.checkpoint import find_checkpoint, load_checkpoint
+    from rollout.checkpoint import open_checkpoint
     from rollout.evaluation import check_video, play_episodes, write_video
     from rollout.policy import Policy
     from rollout.run_directory import RunDirectory
 
     directory = RunDirectory.open(run)
-    path = find_checkpoint(directory, checkpoint)
-    loaded = load_checkpoint(path, directory.experiment.config_digest)
-    policy = Policy.from_checkpoint(directory.experiment, loaded)
+    loaded = open_checkpoint(directory, checkpoint)
+    policy = Policy.from_checkpoint(loaded)
     if video is not None:
         check_video(policy, video)
     found = _head(directory, loaded) | {"seed": seed, "episodes": episodes}
@@ -79,7 +82,7 @@ def _head(run: "RunDirectory", checkpoint: "Checkpoint") -> dict[str, Any]:
         "run": str(run.path),
         "checkpoint": str(checkpoint.path),
         "update": checkpoint.update,
-        "env": run.experiment.env.id,
+        "env": checkpoint.experiment.env.id,
     }
 
 

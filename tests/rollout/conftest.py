@@ -56,7 +56,7 @@ def make_run(make_experiment, tmp_path):
                 run.checkpoints,
                 update=5,
                 arrays=named_parameters(spec, initial_parameters(spec, experiment.seed)),
-                state={"config_digest": experiment.config_digest, "env_steps": 2560},
+                state={"experiment": experiment.model_dump(mode="json"), "env_steps": 2560},
                 keep=3,
             )
         return run

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,11 @@ from rollout.checkpoint import (
     ARRAYS,
     MANIFEST,
     STATE,
+    Checkpoint,
     find_checkpoint,
-    latest_checkpoint,
     list_checkpoints,
     load_checkpoint,
+    load_newest,
     named_parameters,
     policy_parameters,
     save_checkpoint,
@@ -27,14 +31,14 @@ from rollout.errors import OperatorError, RunFailed
 from rollout.learners.network import initial_parameters, make_mlp
 from rollout.run_directory import RunDirectory
 
-DIGEST = "0123456789abcdef"
+EXPERIMENT = {"env": {"id": "CartPole-v1"}, "stop": {"env_steps": 1000}}
 SPEC = make_mlp((4,), 2, (8,), "tanh", "separate")
 FILES = (ARRAYS, STATE, MANIFEST)
 
 
-def save(folder: Path, update: int = 1, keep: int = 3, digest: str = DIGEST) -> Path:
+def save(folder: Path, update: int = 1, keep: int = 3, mean: float | None = None) -> Path:
     flat = initial_parameters(SPEC, seed=update)
-    state = {"config_digest": digest, "env_steps": 512 * update}
+    state = {"experiment": EXPERIMENT, "env_steps": 512 * update, "episode_return_mean": mean}
     return save_checkpoint(folder, update, named_parameters(SPEC, flat), state, keep)
 
 
@@ -46,10 +50,11 @@ def test_checkpoint_loads_back_as_it_was_saved(tmp_path):
         "step": np.array(7, np.int64),
         "none": np.zeros((0, 4), np.float64),
     }
-    state = {"config_digest": DIGEST, "schedule": {"learning_rate": 1e-3}, "order": [1, 2]}
-    checkpoint = load_checkpoint(save_checkpoint(tmp_path, 12, arrays, state, keep=1), DIGEST)
+    state = {"experiment": EXPERIMENT, "schedule": {"learning_rate": 1e-3}, "order": [1, 2]}
+    checkpoint = load_checkpoint(save_checkpoint(tmp_path, 12, arrays, state, keep=1))
     assert checkpoint.update == 12
     assert checkpoint.state == state
+    assert checkpoint.experiment.env.id == "CartPole-v1"
     assert checkpoint.arrays.keys() == arrays.keys()
     for name, array in arrays.items():
         assert checkpoint.arrays[name].dtype == array.dtype
@@ -57,29 +62,167 @@ def test_checkpoint_loads_back_as_it_was_saved(tmp_path):
 
 
 def test_parameters_come_back_as_the_flat_vector(tmp_path):
-    flat = policy_parameters(load_checkpoint(save(tmp_path, update=4), DIGEST), SPEC)
+    flat = policy_parameters(load_checkpoint(save(tmp_path, update=4)), SPEC)
     np.testing.assert_array_equal(flat, initial_parameters(SPEC, seed=4))
 
 
+def names_in(folder: Path) -> list[int]:
+    """The updates there is a checkpoint of; fails if there is anything besides."""
+    checkpoints = list_checkpoints(folder)
+    assert sorted(os.listdir(folder)) == sorted(path.name for path in checkpoints)
+    return [load_checkpoint(path).update for path in checkpoints]
+
+
 def test_only_the_newest_are_kept(tmp_path):
-    for update in (1, 20, 3, 100_000_000, 5):
+    for update in (1, 3, 5, 20, 100_000_000):
         save(tmp_path, update, keep=2)
-    assert [path.name for path in list_checkpoints(tmp_path)] == [
-        "update-00000020",
-        "update-100000000",
-    ]
+    assert names_in(tmp_path) == [20, 100_000_000]
     assert sorted(os.listdir(tmp_path)) == ["update-00000020", "update-100000000"]
+
+
+def test_the_best_is_kept_besides_the_newest(tmp_path):
+    for update, mean in enumerate([1.0, 9.0, 3.0, math.nan, None], start=1):
+        save(tmp_path, update, keep=2, mean=mean)
+    assert names_in(tmp_path) == [2, 4, 5]
+    save(tmp_path, 6, keep=2, mean=9.0)  # of two that are as good, the newer
+    assert names_in(tmp_path) == [5, 6]
+
+
+@given(
+    means=st.lists(st.none() | st.sampled_from([math.nan, -1.0, 0.0, 7.0]), min_size=1, max_size=8),
+    keep=st.integers(1, 4),
+)
+def test_what_is_kept_are_the_newest_and_the_best(tmp_path_factory, means, keep):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for update, mean in enumerate(means):
+        save_checkpoint(
+            folder, update, {}, {"experiment": {}, "episode_return_mean": mean}, keep=keep
+        )
+    known = [(m, u) for u, m in enumerate(means) if m is not None and not math.isnan(m)]
+    best = [max(known)[1]] if known else []
+    assert names_in(folder) == sorted({*range(len(means))[-keep:], *best})
+
+
+def test_damaged_checkpoint_is_not_the_best(tmp_path):
+    (save(tmp_path, 1, keep=1, mean=9.0) / STATE).write_text('{"episode_return_mean": 10.0}')
+    save(tmp_path, 2, keep=2, mean=1.0)
+    save(tmp_path, 3, keep=1, mean=0.0)
+    assert names_in(tmp_path) == [2, 3]
+
+
+def test_checkpoints_of_later_updates_go_when_a_run_was_resumed_from_before_them(tmp_path):
+    for update in (1, 2, 3):
+        save(tmp_path, update, mean=float(update))
+    save(tmp_path, 2, keep=1, mean=0.0)
+    assert names_in(tmp_path) == [1, 2], "the best that is left, and the newest"
 
 
 def test_checkpoint_of_the_same_update_replaces_the_earlier_one(tmp_path):
     save(tmp_path, 1)
     (save(tmp_path, 2) / STATE).write_bytes(b"damaged")
-    load_checkpoint(save(tmp_path, 2), DIGEST)
-    assert len(list_checkpoints(tmp_path)) == 2
+    save(tmp_path, 2)
+    assert names_in(tmp_path) == [1, 2]
+
+
+class Killed(BaseException):
+    """In place of a SIGKILL: nothing of ours catches it."""
+
+
+def test_killed_at_any_step_there_is_a_good_checkpoint_and_the_next_save_tidies_up(
+    tmp_path, monkeypatch
+):
+    """Replaces a checkpoint that is the only one, and dies before one system call after another."""
+    real = {name: getattr(os, name) for name in ("mkdir", "rename", "unlink", "rmdir", "fsync")}
+    calls_left = 0
+
+    def dying(name):
+        def call(*arguments, **keywords):
+            nonlocal calls_left
+            calls_left -= 1
+            if calls_left < 0:
+                raise Killed
+            return real[name](*arguments, **keywords)
+
+        return call
+
+    for step in range(100):
+        folder = tmp_path / str(step)
+        save(folder, 6, keep=1, mean=0.0)
+        save(folder, 7, keep=1, mean=1.0)
+        with monkeypatch.context() as patched:
+            for name in real:
+                patched.setattr(os, name, dying(name))
+            calls_left = step
+            try:
+                save(folder, 7, keep=1, mean=2.0)
+            except Killed:
+                is_over = False
+            else:
+                is_over = True
+        newest = load_checkpoint(list_checkpoints(folder)[-1])
+        assert newest.update == 7
+        assert newest.state["episode_return_mean"] in (1.0, 2.0)
+        save(folder, 7, keep=1, mean=3.0)
+        assert names_in(folder) == [7]
+        save(folder, 8, keep=1, mean=4.0)
+        assert names_in(folder) == [8]
+        if is_over:
+            assert step > 10
+            return
+    raise AssertionError("saving has no end")
+
+
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from rollout.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+import numpy as np
+
+folder = Path(sys.argv[1])
+seed = int(sys.argv[2])
+arrays = {"parameters/w": np.arange(20_000, dtype=np.float32)}
+
+def save(update, turn=0):
+    save_checkpoint(folder, update, arrays, {"experiment": {}, "turn": turn}, keep=1)
+
+last = 0
+save(last)
+for life in range(30):
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        update = last
+        while True:  # each twice: the second one replaces the first
+            update += 1
+            for turn in range(2):
+                save(update, turn)
+                os.write(writable, b".")
+    os.read(readable, 1)
+    time.sleep(random.Random(seed * 100 + life).random() * 0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(writable)
+    num_saved = 1
+    while dots := os.read(readable, 4096):
+        num_saved += len(dots)
+    os.close(readable)
+    newest = load_checkpoint(list_checkpoints(folder)[-1])
+    assert newest.update >= last + (num_saved + 1) // 2, "what was saved is there"
+    last = newest.update + 1
+    save(last)
+    assert os.listdir(folder) == [f"update-{last:08d}"], os.listdir(folder)
+"""
+
+
+def test_sigkill_at_any_moment_leaves_a_good_newest_checkpoint(tmp_path):
+    command = [sys.executable, "-c", KILLER, str(tmp_path / "checkpoints"), "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_leftovers_of_a_killed_writer_are_neither_listed_nor_kept(tmp_path):
     shutil.copytree(save(tmp_path, 1), tmp_path / ".partial-update-00000002")
+    (tmp_path / ".old-update-00000001").mkdir()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["update-00000001"]
     save(tmp_path, 2)
     assert sorted(os.listdir(tmp_path)) == ["update-00000001", "update-00000002"]
@@ -94,8 +237,49 @@ def test_writing_that_fails_leaves_the_checkpoints_there_were(tmp_path, monkeypa
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(RunFailed, match="update-00000002: cannot write a checkpoint: No space"):
         save(tmp_path, 2)
-    assert os.listdir(tmp_path) == ["update-00000001"]
-    load_checkpoint(tmp_path / "update-00000001", DIGEST)
+    assert names_in(tmp_path) == [1]
+
+
+FULL_DISK = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from rollout.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from rollout.errors import RunFailed
+
+folder = Path(sys.argv[1])
+
+def save(update):
+    arrays = {"parameters/w": np.full(20_000, update, np.float32)}
+    save_checkpoint(folder, update, arrays, {"experiment": {}}, keep=3)
+
+save(1)
+save(2)
+(folder.parent / "filler").write_bytes(bytes(80_000))
+before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+for attempt in range(3):
+    try:
+        save(3)
+    except RunFailed as error:
+        assert "update-00000003: cannot write a checkpoint: No space" in str(error), error
+    else:
+        raise AssertionError("the disk is not full")
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert len(os.listdir(folder)) == 2
+os.unlink(folder.parent / "filler")
+save(3)
+assert [load_checkpoint(path).update for path in list_checkpoints(folder)] == [1, 2, 3]
+"""
+
+
+def test_full_disk_leaves_the_checkpoints_there_were_and_the_next_save_works(tmp_path):
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    mount = f"mount -t tmpfs -o size=320k tmpfs {tmp_path}"
+    script = [sys.executable, "-c", FULL_DISK, str(tmp_path / "checkpoints")]
+    command = ["unshare", "-m", "bash", "-c", f'{mount} && exec "$@"', "bash", *script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -113,7 +297,7 @@ def test_truncated_or_altered_file_is_refused_by_name(tmp_path_factory, name, da
         return  # a changed blank says the same
     file.write_bytes(content)
     with pytest.raises(OperatorError, match=r"/update-00000001/.*;"):
-        load_checkpoint(checkpoint, DIGEST)
+        load_checkpoint(checkpoint)
 
 
 def _same_json(one: bytes, other: bytes) -> bool:
@@ -130,7 +314,7 @@ def test_missing_file_is_named_with_an_older_checkpoint_to_use(tmp_path, name):
     checkpoint = save(tmp_path, 2)
     (checkpoint / name).unlink()
     with pytest.raises(OperatorError, match=f"{name}: is missing; use --checkpoint update-0*1$"):
-        load_checkpoint(checkpoint, DIGEST)
+        load_checkpoint(checkpoint)
 
 
 def rewrite(checkpoint: Path, name: str, content: bytes) -> None:
@@ -159,7 +343,7 @@ def test_hostile_arrays_are_refused(tmp_path, content):
     checkpoint = save(tmp_path)
     rewrite(checkpoint, ARRAYS, content)
     with pytest.raises(OperatorError, match=r"arrays\.safetensors: not a safetensors file"):
-        load_checkpoint(checkpoint, DIGEST)
+        load_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"[" * 100_000, b"{", b"3"])
@@ -171,20 +355,31 @@ def test_hostile_json_is_refused(tmp_path, name, content):
     else:
         (checkpoint / MANIFEST).write_bytes(content)
     with pytest.raises(OperatorError, match=f"{name}: not "):
-        load_checkpoint(checkpoint, DIGEST)
+        load_checkpoint(checkpoint)
 
 
-def test_checkpoint_of_another_experiment_is_refused(tmp_path):
-    with pytest.raises(OperatorError, match=r"of another experiment .* begins with 0123456789ab"):
-        load_checkpoint(save(tmp_path), "another digest")
+def test_checkpoint_that_names_no_experiment_is_refused(tmp_path):
+    checkpoint = save(tmp_path)
+    rewrite(checkpoint, STATE, b'{"env_steps": 3}')
+    with pytest.raises(OperatorError, match="does not say which experiment it belongs to"):
+        load_checkpoint(checkpoint)
+
+
+def test_checkpoint_of_an_experiment_that_is_none_here_says_what_is_wrong(tmp_path):
+    tables = EXPERIMENT | {"seed": -1, "sped": 1}
+    checkpoint = save_checkpoint(tmp_path, 1, {}, {"experiment": tables}, keep=1)
+    with pytest.raises(
+        OperatorError, match=r"state\.json: its experiment .*seed=-1 wanted .*; .*unknown key sped"
+    ):
+        _ = load_checkpoint(checkpoint).experiment
 
 
 def test_checkpoint_of_another_format_is_refused(tmp_path):
     checkpoint = save(tmp_path)
     manifest = json.loads((checkpoint / MANIFEST).read_bytes())
     (checkpoint / MANIFEST).write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(OperatorError, match="format=99, this version of rollout reads 1"):
-        load_checkpoint(checkpoint, DIGEST)
+    with pytest.raises(OperatorError, match="format=99, this version of rollout reads 2"):
+        load_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -198,26 +393,75 @@ def test_checkpoint_of_another_format_is_refused(tmp_path):
     ids=["wider", "more actions", "deeper", "shared"],
 )
 def test_parameters_of_another_network_are_refused_by_name(tmp_path, other):
-    checkpoint = load_checkpoint(save(tmp_path), DIGEST)
+    checkpoint = load_checkpoint(save(tmp_path))
     with pytest.raises(
-        OperatorError, match=r"arrays.safetensors: parameters/\S+ is .* has float32"
+        OperatorError, match=r"arrays.safetensors: parameters/\S+ is .* network has float32"
     ):
         policy_parameters(checkpoint, other)
 
 
-def test_run_without_a_checkpoint_says_when_there_will_be_one(make_experiment, tmp_path):
-    with (
-        RunDirectory.create(make_experiment(), tmp_path / "run") as run,
-        pytest.raises(OperatorError, match="no checkpoint in it; a run writes one when it ends"),
-    ):
-        latest_checkpoint(run)
-
-
-def test_checkpoint_is_found_by_path_name_or_number(make_experiment, tmp_path):
+@pytest.fixture
+def run(make_experiment, tmp_path):
     with RunDirectory.create(make_experiment(), tmp_path / "run") as run:
-        first, second = save(run.checkpoints, 1), save(run.checkpoints, 2)
-        assert find_checkpoint(run, None) == latest_checkpoint(run) == second
-        for name in (first, str(first), "update-00000001", "update-1", "1"):
-            assert find_checkpoint(run, name) == first
-        with pytest.raises(OperatorError, match="no checkpoint '3'; there is update-00000001, "):
-            find_checkpoint(run, "3")
+        yield run
+
+
+def test_run_without_a_checkpoint_says_when_there_will_be_one(run):
+    with pytest.raises(OperatorError, match="no checkpoint in it; a run writes one when it ends"):
+        load_newest(run)
+
+
+def test_checkpoint_is_found_by_path_name_or_number(run):
+    first, second = save(run.checkpoints, 1), save(run.checkpoints, 2)
+    assert load_newest(run).path == second
+    for name in (first, str(first), "update-00000001", "update-1", "1"):
+        assert find_checkpoint(run, name) == first
+    with pytest.raises(OperatorError, match="no checkpoint '3'; there is update-00000001, "):
+        find_checkpoint(run, "3")
+
+
+def test_checkpoint_is_found_as_the_best(run):
+    save(run.checkpoints, 1)
+    with pytest.raises(OperatorError, match="no checkpoint knows a mean return"):
+        find_checkpoint(run, "best")
+    best = save(run.checkpoints, 2, mean=5.0)
+    save(run.checkpoints, 3, mean=4.0)
+    assert find_checkpoint(run, "best") == best
+
+
+def test_checkpoint_that_a_killed_writer_had_not_yet_put_in_its_place_is_found(run):
+    whole = save(run.checkpoints, 2)
+    whole.rename(whole.with_name("update-00000002.new"))
+    assert load_newest(run).update == 2
+    assert find_checkpoint(run, "2").name == "update-00000002.new"
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def newest_with_damage(run: RunDirectory, *files: Path) -> Checkpoint:
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-1])
+    return load_newest(run)
+
+
+def test_newest_good_checkpoint_is_used_with_a_warning_for_each_damaged_one(run, caplog):
+    first, second, third = (save(run.checkpoints, update) for update in (1, 2, 3))
+    assert newest_with_damage(run).path == third
+    assert warnings_of(caplog) == []
+    assert newest_with_damage(run, third / ARRAYS, second / STATE).path == first
+    warnings = warnings_of(caplog)
+    assert len(warnings) == 2
+    for warning, file in zip(warnings, (third / ARRAYS, second / STATE), strict=True):
+        assert warning.startswith(f"{file}: ")
+        assert warning.endswith("truncated or altered; using update-00000001 instead")
+
+
+def test_run_whose_checkpoints_are_all_damaged_is_an_error(run):
+    first, second = save(run.checkpoints, 1), save(run.checkpoints, 2)
+    with pytest.raises(
+        OperatorError,
+        match=r"00002/arrays.* altered, and the older ones \(1\) are no better; copy a good",
+    ):
+        newest_with_damage(run, second / ARRAYS, first / STATE)

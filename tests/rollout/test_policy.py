@@ -118,20 +118,46 @@ def test_policy_loads_from_a_path_a_run_or_an_older_checkpoint(make_run):
         run.checkpoints,
         9,
         named_parameters(newest.network, flat),
-        {"config_digest": run.experiment.config_digest},
+        {"experiment": run.experiment.model_dump(mode="json")},
         keep=3,
     )
     np.testing.assert_array_equal(load_policy(run).parameters, flat)
     np.testing.assert_array_equal(load_policy(run.path, "5").parameters, newest.parameters)
 
 
-def test_run_whose_network_was_changed_is_refused(make_run):
+def test_policy_is_of_the_checkpoints_experiment_whatever_became_of_the_runs(make_run):
     run = make_run()
+    before = load_policy(run.path)
     text = run.config.read_text()
     run.config.write_text(text.replace("hidden_sizes = [64, 64]", "hidden_sizes = [32]"))
     assert run.config.read_text() != text
-    with pytest.raises(OperatorError, match="of another experiment"):
-        load_policy(run.path)
+    after = load_policy(run.path)
+    assert after.experiment == before.experiment == run.experiment
+    np.testing.assert_array_equal(after.parameters, before.parameters)
+
+
+def test_checkpoint_whose_environment_is_gone_says_so(make_run):
+    run = make_run()
+    tables = run.experiment.model_dump(mode="json")
+    tables["env"]["id"] = "Gone-v1"
+    save_checkpoint(run.checkpoints, 9, {}, {"experiment": tables}, keep=3)
+    with pytest.raises(
+        OperatorError, match=r"state\.json: its experiment does not work here: .*Gone-v1"
+    ):
+        load_policy(run)
+
+
+def test_newest_policy_is_that_of_the_newest_checkpoint_that_is_not_damaged(make_run, caplog):
+    run = make_run()
+    good = load_policy(run)
+    save_checkpoint(
+        run.checkpoints, 9, {}, {"experiment": run.experiment.model_dump(mode="json")}, keep=3
+    )
+    (run.checkpoints / "update-00000009/arrays.safetensors").unlink()
+    np.testing.assert_array_equal(load_policy(run).parameters, good.parameters)
+    assert "is missing; using update-00000005 instead" in caplog.text
+    with pytest.raises(OperatorError, match="is missing; use --checkpoint update-00000005"):
+        load_policy(run, "9")
 
 
 def test_parameters_of_a_wrong_length_are_refused(policy):
