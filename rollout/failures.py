@@ -1,0 +1,247 @@
+"""Environments that fail: how often, at which step, and a file from which to replay it.
+
+failures/env-I-step-S.safetensors holds the weights that acted, the state of that one environment
+at the start of the unroll, and, as JSON in its metadata, all else that the unroll is a function of.
+Reading one parses JSON and safetensors; nothing in it is ever executed.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+
+from rollout.envs.philox import CLOCK
+from rollout.errors import OperatorError, RunFailed
+from rollout.learners.network import OBSERVATION, NetworkSpec
+from rollout.learners.unroll import UnrollSchema
+from rollout.run_directory import write_atomically
+
+MOST_FAILURES = 3  # of an environment at the same step: then it is not by chance
+
+FORMAT = 1  # raised when a reader of today could not read it
+
+MOST_REMEMBERED = 100_000  # failures that happen once each: no reason to grow for ever
+
+Ending = Literal["exception", "signal", "hang", "exit"]
+
+_Word = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class EnvFailures:
+    """How often environments failed, each at which step."""
+
+    def __init__(self) -> None:
+        self.num_failures = 0
+        self._counts: dict[tuple[int, int], int] = {}
+
+    def __repr__(self) -> str:
+        worst = max(self._counts.values(), default=0)
+        return f"EnvFailures({self.num_failures}, {worst} at most of the same step)"
+
+    def record(self, env: int, step: int) -> int:
+        """Count a failure; returns how many this makes of this environment at this step.
+
+        step: any number that is the same when the environment comes to the same place again.
+        """
+        self.num_failures += 1
+        count = self._counts.pop((env, step), 0) + 1
+        if len(self._counts) >= MOST_REMEMBERED:
+            del self._counts[next(iter(self._counts))]  # the one that is longest ago
+        self._counts[env, step] = count
+        return count
+
+
+class FailureFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a failure's file says in JSON.
+
+    import_path: the folder where environments of the user's own were found. env: its number in the
+    run. unroll_index: of the unroll, in the environment's history. t: the step of the unroll, from
+    0, in which it failed; -1 if it is not known. weights_version: of the weights. ended: how it
+    ended; error: the exception's text, the signal's name, the seconds it hung, or the exit status.
+    """
+
+    env_id: str
+    env_params: dict[str, bool | int | float]
+    seed: _Word
+    import_path: str
+    env: _Word
+    unroll_index: _Count
+    t: Annotated[int, msgspec.Meta(ge=-1)]
+    weights_version: _Count
+    network: NetworkSpec
+    schema: UnrollSchema
+    ended: Ending
+    error: str
+    greedy: bool = False
+
+    @property
+    def step(self) -> int:
+        """Steps of the environment's history before the one in which it failed."""
+        return self.unroll_index * self.schema.unroll_length + max(self.t, 0)
+
+
+class Failure(FailureFacts, frozen=True, kw_only=True, eq=False):
+    """An unroll of one environment that was not finished.
+
+    weights: float32 [P], the flat vector that acted. env_state: uint8 [state_bytes], the
+    environment at the start of the unroll (rollout.envs.batch: restore); [0] for a fresh one.
+    """
+
+    weights: np.ndarray
+    env_state: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Failure({self.env_id!r}, env={self.env}, step={self.step}, {self.error!r})"
+
+
+_FACTS = FailureFacts.__struct_fields__
+
+
+def save_failure(folder: Path, failure: Failure) -> Path:
+    """Write a failure into a run's `failures`, made if missing; returns the file's path.
+
+    One of the same environment and step is replaced. Raises RunFailed if the disk does not take it.
+    """
+    facts = _encode(failure)
+    arrays = {
+        "weights": np.ascontiguousarray(failure.weights, np.float32),
+        "env_state": np.ascontiguousarray(failure.env_state, np.uint8),
+    }
+    metadata = {"format": str(FORMAT), "failure": facts, "sha256": _digest(facts, arrays)}
+    path = folder / f"env-{failure.env}-step-{failure.step}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, safetensors.numpy.save(arrays, metadata))
+    except OSError as error:
+        raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
+    return path
+
+
+def load_failure(path: Path) -> Failure:
+    """Read and verify what `save_failure` wrote. Raises OperatorError for anything else."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OperatorError(
+            f"{path}: cannot be read: {error.strerror}; a run that ends by a failing environment "
+            "says which file it wrote"
+        ) from error
+    try:
+        arrays = safetensors.numpy.load(content)
+        metadata = _metadata(content)
+    except Exception as error:  # whatever comes of a header that somebody else wrote
+        raise _bad(path, f"not a safetensors file ({error})") from error
+    found = metadata.get("format")
+    if found != str(FORMAT):
+        raise _bad(path, f"format={found!r}, this version of rollout reads {FORMAT}")
+    text = metadata.get("failure", "")
+    try:
+        facts = msgspec.json.decode(text, type=FailureFacts)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise _bad(path, str(error)) from error
+    if metadata.get("sha256") != _digest(text, arrays):
+        raise _bad(path, "its sha256 is not that of its content: it was altered")
+    problems = list(_problems(facts, arrays))
+    if problems:
+        raise _bad(path, "; ".join(problems))
+    return Failure(
+        **{name: getattr(facts, name) for name in _FACTS},
+        weights=arrays["weights"],
+        env_state=arrays["env_state"],
+    )
+
+
+def _encode(failure: Failure) -> str:
+    facts = {name: getattr(failure, name) for name in _FACTS}
+    for name in ("import_path", "error"):  # may hold what no encoding has
+        facts[name] = facts[name].encode(errors="replace").decode()
+    return msgspec.json.encode(facts).decode()
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The metadata in a safetensors file, whose header the library has accepted."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+
+
+def _digest(facts: str, arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _bad(path: Path, what: str) -> OperatorError:
+    return OperatorError(f"{path}: not a failure that can be replayed: {what}")
+
+
+def _problems(facts: FailureFacts, arrays: dict[str, np.ndarray]) -> Iterator[str]:
+    """What does not fit together, so that compiled code may rely on it."""
+    wrong = list(_network_problems(facts.network)) + list(_schema_problems(facts))
+    if wrong:
+        yield from wrong
+        return
+    wanted = {
+        "weights": ("float32", (facts.network.num_parameters,)),
+        "env_state": ("uint8", (facts.schema.state_bytes,)),
+    }
+    if arrays.keys() != wanted.keys():
+        yield f"arrays {', '.join(sorted(arrays)) or 'none'}, wanted {', '.join(wanted)}"
+        return
+    for name, (dtype, shape) in wanted.items():
+        array = arrays[name]
+        is_fresh = name == "env_state" and array.shape == (0,)
+        if array.dtype != dtype or not (array.shape == shape or is_fresh):
+            yield f"{name} is {array.dtype} {list(array.shape)}, wanted {dtype} {list(shape)}"
+    if len(arrays["env_state"]) >= CLOCK.itemsize:
+        clock = np.frombuffer(arrays["env_state"].tobytes()[: CLOCK.itemsize], CLOCK)[0]
+        if (clock["env"], clock["seed"]) != (facts.env, facts.seed):
+            yield (
+                f"env_state is of environment {clock['env']} of seed {clock['seed']}, "
+                f"wanted {facts.env} of {facts.seed}"
+            )
+
+
+def _schema_problems(facts: FailureFacts) -> Iterator[str]:
+    schema = facts.schema
+    if not 1 <= schema.unroll_length < 2**16:
+        yield f"unroll_length={schema.unroll_length}"
+    elif facts.t >= schema.unroll_length:
+        yield f"t={facts.t} in an unroll of {schema.unroll_length} steps"
+    if schema.observation_shape != facts.network.observation_shape:
+        yield (
+            f"observations {schema.observation_shape} for a network that reads "
+            f"{facts.network.observation_shape}"
+        )
+    if schema.state_bytes < CLOCK.itemsize:
+        yield f"state_bytes={schema.state_bytes}, wanted at least {CLOCK.itemsize}"
+    for dtype in (schema.observation_dtype, schema.action_dtype):
+        if not re.fullmatch(r"[<|](b1|[iu][1248]|f[48])", dtype):
+            yield f"dtype {dtype!r}"
+
+
+def _network_problems(network: NetworkSpec) -> Iterator[str]:
+    """Source code is made of a network: of its names, which must be plain, and of its sizes."""
+    if not network.observation_shape or min(network.observation_shape) < 1:
+        yield f"observations {network.observation_shape}"
+        return
+    widths = {OBSERVATION: math.prod(network.observation_shape)}
+    for layer in network.layers:
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", layer.name) or layer.name in widths:
+            yield f"layer {layer.name!r}"
+        elif widths.get(layer.source) != layer.inputs or layer.outputs < 1:
+            yield f"layer {layer.name}: {layer.inputs} inputs from {layer.source!r}"
+        widths[layer.name] = layer.outputs
+    for columns, count in ((network.logits, network.num_actions), (network.value, 1)):
+        width = widths.get(columns.buffer, 0) if columns.buffer != OBSERVATION else 0
+        if not 0 <= columns.start < columns.stop <= width or columns.stop - columns.start != count:
+            yield f"{count} outputs in {columns}"

@@ -1,0 +1,228 @@
+"""Failures: counted by place, and saved so that they load back whole or not at all."""
+
+import msgspec
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollout import failures
+from rollout.envs import Envs
+from rollout.envs.cartpole import CartPole
+from rollout.errors import OperatorError, RunFailed
+from rollout.failures import EnvFailures, Failure, load_failure, save_failure
+from rollout.learners.network import Columns, Dense, initial_parameters, make_mlp
+from rollout.shapes import make_schema
+
+NETWORK = make_mlp((4,), 2, (8,), "tanh", "separate")
+SCHEMA = make_schema(CartPole, 5, has_value=True)
+
+
+def make_failure(**others) -> Failure:
+    known = {
+        "env_id": "CartPole-v1",
+        "env_params": {"force": 9.5},
+        "seed": 3,
+        "import_path": "/home/somebody/experiments",
+        "env": 17,
+        "unroll_index": 6,
+        "t": 2,
+        "weights_version": 5,
+        "network": NETWORK,
+        "schema": SCHEMA,
+        "ended": "exception",
+        "error": "ValueError: the pole “broke”",
+        "weights": initial_parameters(NETWORK, 3),
+        "env_state": np.frombuffer(
+            Envs(CartPole, 1, 3, first_env=17, jit=False).snapshot(), np.uint8
+        ),
+    }
+    return Failure(**(known | others))
+
+
+def assert_same(one: Failure, other: Failure) -> None:
+    for name in Failure.__struct_fields__:
+        mine, its = getattr(one, name), getattr(other, name)
+        if isinstance(mine, np.ndarray):
+            assert mine.dtype == its.dtype
+            np.testing.assert_array_equal(mine, its)
+        else:
+            assert mine == its, name
+
+
+def test_failures_are_counted_by_environment_and_step():
+    counted = EnvFailures()
+    assert [counted.record(*place) for place in [(3, 40), (3, 41), (4, 40), (3, 40), (3, 40)]] == [
+        1,
+        1,
+        1,
+        2,
+        3,
+    ]
+    assert counted.num_failures == 5
+
+
+def test_count_forgets_what_is_longest_ago(monkeypatch):
+    monkeypatch.setattr(failures, "MOST_REMEMBERED", 3)
+    counted = EnvFailures()
+    for step in range(4):
+        counted.record(0, step)
+        assert counted.record(7, 7) == step + 1  # recorded again and again, so never the oldest
+    assert counted.record(0, 0) == 1
+    assert counted.record(0, 3) == 2
+
+
+def test_failure_loads_back_as_it_was_saved(tmp_path):
+    failure = make_failure()
+    path = save_failure(tmp_path / "failures", failure)
+    assert path == tmp_path / "failures" / "env-17-step-32.safetensors"
+    assert_same(load_failure(path), failure)
+
+
+def test_failure_of_a_fresh_environment_has_no_state(tmp_path):
+    failure = make_failure(env_state=np.zeros(0, np.uint8), t=-1, unroll_index=0)
+    path = save_failure(tmp_path, failure)
+    assert path.name == "env-17-step-0.safetensors"
+    assert_same(load_failure(path), failure)
+
+
+def test_text_that_no_encoding_has_is_saved(tmp_path):
+    failure = make_failure(error="bad \udcff", import_path="/home/\udcff")
+    assert load_failure(save_failure(tmp_path, failure)).error == "bad ?"
+
+
+def test_failure_at_the_same_place_replaces_the_former(tmp_path):
+    save_failure(tmp_path, make_failure())
+    path = save_failure(tmp_path, make_failure(error="SIGSEGV", ended="signal"))
+    assert load_failure(path).error == "SIGSEGV"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_folder_that_cannot_be_made_fails_the_run(tmp_path):
+    (tmp_path / "failures").write_text("a file")
+    with pytest.raises(RunFailed, match="cannot be written"):
+        save_failure(tmp_path / "failures", make_failure())
+
+
+def with_layer(**others) -> Failure:
+    first, *rest = NETWORK.layers
+    changed = msgspec.structs.replace(first, **others)
+    network = msgspec.convert(
+        {"observation_shape": (4,), "num_actions": 2, "layers": (), "logits": None, "value": None}
+        | {
+            "layers": msgspec.to_builtins((changed, *rest)),
+            "logits": msgspec.to_builtins(NETWORK.logits),
+            "value": msgspec.to_builtins(NETWORK.value),
+        },
+        type(NETWORK),
+    )
+    return make_failure(network=network)
+
+
+def with_schema(**others) -> Failure:
+    return make_failure(schema=msgspec.convert(msgspec.to_builtins(SCHEMA) | others, type(SCHEMA)))
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (make_failure(weights=np.zeros(7, np.float32)), r"weights is float32 \[7\], wanted"),
+        (make_failure(env_state=np.zeros(9, np.uint8)), r"env_state is uint8 \[9\], wanted uint8"),
+        (make_failure(env=18), "env_state is of environment 17 of seed 3, wanted 18 of 3"),
+        (make_failure(seed=4), "env_state is of environment 17 of seed 3, wanted 17 of 4"),
+        (make_failure(seed=-1), "Expected `int` >= 0"),
+        (make_failure(t=5), "t=5 in an unroll of 5 steps"),
+        (make_failure(ended="boredom"), "Invalid enum value 'boredom'"),
+        (make_failure(env_params={"force": "many"}), "Expected `bool | int | float`"),
+        (with_schema(unroll_length=0), "unroll_length=0"),
+        (with_schema(unroll_length=10**9), "unroll_length=1000000000"),
+        (with_schema(observation_shape=(5,)), "for a network that reads"),
+        (with_schema(observation_dtype="O"), "dtype 'O'"),
+        (with_schema(state_bytes=3), "state_bytes=3"),
+        (with_layer(name="x = 1\nimport os"), "layer 'x = 1"),
+        (with_layer(name="value"), "layer 'value'"),
+        (with_layer(source="value"), "inputs from 'value'"),
+        (with_layer(inputs=-4), "-4 inputs from"),
+        (with_layer(outputs=0), "0 inputs|8 inputs|4 inputs"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(failure, said, tmp_path):
+    with pytest.raises(OperatorError, match="not a failure that can be replayed") as error:
+        load_failure(save_failure(tmp_path, failure))
+    assert error.match(said)
+
+
+def test_outputs_beyond_their_layer_are_refused(tmp_path):
+    network = type(NETWORK)(
+        (4,),
+        2,
+        (Dense("heads", "observation", 4, 3, "identity", ()),),
+        Columns("heads", 0, 2),
+        Columns("heads", 3, 4),
+    )
+    failure = make_failure(network=network, weights=np.zeros(15, np.float32))
+    with pytest.raises(OperatorError, match="1 outputs in Columns"):
+        load_failure(save_failure(tmp_path, failure))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"text",
+        b"\xff" * 100,
+        (2).to_bytes(8, "little") + b"{}",
+        safetensors.numpy.save({"weights": np.zeros(3, np.float32)}),
+        safetensors.numpy.save({}, {"format": "1"}),
+        safetensors.numpy.save({}, {"format": "2", "failure": "{}"}),
+        safetensors.numpy.save({}, {"format": "1", "failure": "[" * 100_000}),
+        safetensors.numpy.save({}, {"format": "1", "failure": '{"env_id":"CartPole-v1"}'}),
+    ],
+)
+def test_other_files_are_refused(content, tmp_path):
+    path = tmp_path / "failure"
+    path.write_bytes(content)
+    with pytest.raises(OperatorError, match="failure: not a failure that can be replayed"):
+        load_failure(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(OperatorError, match="nothing: cannot be read: No such file"):
+        load_failure(tmp_path / "nothing")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = save_failure(tmp_path_factory.mktemp("fuzz"), make_failure())
+    return path, path.read_bytes(), load_failure(path)
+
+
+def assert_equal_or_refused(saved, content: bytes) -> None:
+    path, _, failure = saved
+    path.write_bytes(content)
+    try:
+        found = load_failure(path)
+    except OperatorError:
+        return
+    assert_same(found, failure)
+
+
+@given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1))
+def test_flipped_bytes_are_refused_or_mean_nothing(saved, flips):
+    content = bytearray(saved[1])
+    for place, flip in flips:
+        content[place % len(content)] ^= flip
+    assert_equal_or_refused(saved, bytes(content))
+
+
+@given(place=st.integers(0, 3000), flip=st.integers(1, 255))
+def test_flipped_byte_of_the_header_is_refused_or_means_nothing(saved, place, flip):
+    content = bytearray(saved[1])
+    content[place % (8 + int.from_bytes(content[:8], "little"))] ^= flip
+    assert_equal_or_refused(saved, bytes(content))
+
+
+@given(stop=st.integers(0, 10**6), tail=st.binary(max_size=20))
+def test_truncated_file_is_refused(saved, stop, tail):
+    assert_equal_or_refused(saved, saved[1][: stop % len(saved[1])] + tail)
