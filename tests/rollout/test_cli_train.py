@@ -25,17 +25,24 @@ def _in_a_folder_with_a_file(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch, make_run, make_progress, make_summary):
-    """In place of training: what it was asked for; `interrupted_by` may be set."""
-    asked = SimpleNamespace(interrupted_by=None)
+    """In place of training: what it was asked for; what it returns may be set."""
+    asked = SimpleNamespace(interrupted_by=None, was_finished=False, goal_reached=True)
 
-    def train(experiment, overrides, *, run_dir, view, started):
+    def train(experiment, overrides, *, run_dir, resume, view, started):
         asked.experiment, asked.overrides, asked.run_dir = experiment, tuple(overrides), run_dir
+        asked.resume = resume
         asked.age_s = time.monotonic() - started
         view.phase("starting")
         view.write(make_progress(1))
         run = make_run()
+        summary = make_summary(goal_reached=asked.goal_reached)
         view.finish(make_summary(), run.path)
-        return api.Result(make_summary(), run.path, asked.interrupted_by)
+        return SimpleNamespace(
+            summary=summary,
+            run_dir=run.path,
+            interrupted_by=asked.interrupted_by,
+            was_finished=asked.was_finished,
+        )
 
     monkeypatch.setattr(api, "train", train)
     return asked
@@ -54,6 +61,7 @@ def test_train_passes_on_what_was_asked_and_reports(trained, capsys):
     assert trained.experiment == Path("x.toml")
     assert trained.overrides == ("seed=3", "env.num_envs=4")
     assert trained.run_dir == Path("here")
+    assert trained.resume is None
     assert trained.age_s == pytest.approx(seconds_since_start(), abs=0.5), "of the process"
     out = capsys.readouterr().out
     assert out.startswith("starting\nupdate 1")
@@ -80,7 +88,57 @@ def test_train_as_json_prints_the_summary_and_progress_elsewhere(trained, capsys
 def test_train_that_a_signal_ended_says_so_by_its_status(trained, capsys, number, status):
     trained.interrupted_by = number
     assert run_main("train", "x.toml", "--quiet") == status
-    assert f"{number.name}: the run ended early; it was saved first" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"{number.name}: the run ended early; it was saved first, and `rollout train" in err
+    assert "--resume " in err
+    assert "/run` goes on" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides"),
+    [
+        (["--resume", "my run"], ()),
+        (["--resume", "my run", "seed=3"], ("seed=3",)),
+        (["fleet.num_actors=7", "--resume", "my run", "a=.//b"], ("fleet.num_actors=7", "a=.//b")),
+        (["a=.//b", "seed=3", "--resume", "my run"], ("a=.//b", "seed=3")),
+    ],
+)
+def test_everything_behind_a_run_to_resume_is_an_override(trained, capsys, arguments, overrides):
+    assert run_main("train", *arguments) == 0
+    assert trained.experiment is None
+    assert trained.resume == Path("my run")
+    assert trained.overrides == overrides
+    assert trained.run_dir is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([], "nothing to train: name an experiment FILE, or --resume RUN"),
+        (["--resume", "r", "--run-dir", "d"], "--run-dir d: a run that is resumed stays in its"),
+        (["x.toml", "--resume", "r"], "x.toml: a run that is resumed has an experiment, r/config"),
+        (["--resume", "r", "x.toml", "seed=1"], "x.toml: a run that is resumed has an experiment"),
+    ],
+)
+def test_train_of_nothing_or_of_two_things_is_refused(trained, capsys, arguments, found):
+    assert run_main("train", *arguments) == 2
+    assert found in capsys.readouterr().err
+    assert not hasattr(trained, "experiment")
+
+
+@pytest.mark.parametrize(
+    ("goal_reached", "override"),
+    [(True, "stop.episode_return=…"), (False, "stop.env_steps=102400")],
+)
+def test_resuming_a_run_that_has_finished_says_how_it_would_go_on(
+    trained, capsys, goal_reached, override
+):
+    trained.was_finished, trained.goal_reached = True, goal_reached
+    assert run_main("train", "--resume", "run", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["goal_reached"] is goal_reached
+    assert "/run has finished, there was nothing to do; to go on, " in err
+    assert err.endswith(f"/run {override}\n")
 
 
 def test_train_of_a_file_with_mistakes_ends_with_status_2_and_leaves_nothing(capsys):
