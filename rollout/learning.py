@@ -1,0 +1,52 @@
+"""What learns: the algorithm and its network, made alike for a run and for whoever replays one.
+
+Importing this imports no torch; making them does.
+"""
+
+from typing import TYPE_CHECKING
+
+from rollout.errors import OperatorError
+from rollout.experiment import Experiment
+from rollout.learners.network import NetworkSpec, initial_parameters
+
+if TYPE_CHECKING:
+    from rollout.learners.algorithm import Algorithm
+    from rollout.learners.torch_network import TorchNetwork
+
+
+def check_device(device: str) -> None:
+    """Raises OperatorError for a CUDA device that is not there."""
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    if number >= torch.cuda.device_count():
+        raise OperatorError(
+            f"learner.device={device}: torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices; set learner.device=auto or cpu"
+        )
+
+
+def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algorithm, TorchNetwork]":
+    """Algorithm and network at the beginning of a run. Sets this process's torch and malloc up."""
+    import torch
+
+    from rollout.learners.ppo import PPO
+    from rollout.learners.torch_network import TorchNetwork, keep_freed_memory
+
+    settings = experiment.learner
+    keep_freed_memory()
+    torch.set_num_threads(settings.num_threads)
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    parameters = initial_parameters(network, experiment.seed)
+    torch_network = TorchNetwork(network, parameters, device)
+    return PPO(torch_network, experiment.algorithm, experiment.seed), torch_network
+
+
+def fraction_done(experiment: Experiment, env_steps: int) -> float:
+    """Of a run that has trained on so many steps, 0 to 1; 0 where stop.env_steps is left out."""
+    limit = experiment.stop.env_steps
+    return 0.0 if limit is None else min(env_steps / limit, 1.0)
