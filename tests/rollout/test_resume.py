@@ -146,7 +146,6 @@ def test_end_of_an_annealed_learning_rate_is_of_the_curve(make_resumable):
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("env.id=CartPole-v1", "a policy does not fit another environment"),
         ("network.hidden_sizes=[64]", "the parameters do not fit another network"),
         ("network.activation=relu", "the parameters do not fit another network"),
     ],
@@ -154,7 +153,7 @@ def test_end_of_an_annealed_learning_rate_is_of_the_curve(make_resumable):
 def test_change_that_nothing_fits_is_refused_even_if_it_is_named(
     make_resumable, override, reason, is_named
 ):
-    run = make_resumable("env.id=Counting-v0")
+    run = make_resumable()
     if not is_named:
         edit(run, override)
     text = refusal(run, *([override] if is_named else []))
@@ -163,6 +162,17 @@ def test_change_that_nothing_fits_is_refused_even_if_it_is_named(
     assert found.startswith(f"  {override.partition('=')[0]}: ")
     assert found.endswith(f" now: {reason}")
     assert move == "undo it, or start a new run: rollout train 'a run/config.toml' …"
+
+
+def test_another_environment_is_refused(make_resumable):
+    run = make_resumable()
+    text = run.config.read_text().replace("[env.params]\nforce = 10.0\n", "")
+    run.config.write_text(text.replace("CartPole-v1", "Counting-v0"))
+    for overrides in ([], ["env.id=Counting-v0"]):
+        assert (
+            '  env.id: "CartPole-v1" there, "Counting-v0" now: a policy does not fit another '
+            "environment\n"
+        ) in refusal(run, *overrides)
 
 
 @pytest.mark.parametrize(
