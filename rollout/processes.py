@@ -5,12 +5,14 @@ import ctypes
 import os
 import platform
 import resource
+import select
 import signal
 import time
+from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}  # system call numbers, by machine
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 EVERYONE = 2**31 - 1
@@ -39,6 +41,56 @@ def die_with_parent(parent: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies, instead of process 1."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children() -> set[int]:
+    """Processes whose parent this one is, ended ones included that nobody has waited for."""
+    found: set[int] = set()
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+    return found
+
+
+def reap(pid: int) -> int | None:
+    """How a child ended (os.waitstatus_to_exitcode), None if it has not. Does not wait.
+
+    One that is no child of ours any more has been killed, as far as anybody can still say.
+    """
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return -signal.SIGKILL
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def open_child_of(pid: int, parent: int) -> int | None:
+    """A pidfd of a process, if it is a child of `parent`.
+
+    Its number may belong to another process by now; the descriptor cannot.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if int(fields[1]) == parent:
+            return pidfd
+    os.close(pidfd)
+    return None
+
+
+def is_readable(descriptor: int, timeout_s: float = 0.0) -> bool:
+    """Whether, within this time, there is something to be read, or the end; of a pidfd, its end."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * timeout_s))
 
 
 def ignore_interrupts() -> None:

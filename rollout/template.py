@@ -6,6 +6,7 @@ reap, so it also tells the host agent which actors ended, and how. Started by th
 `python -P -m rollout.template`, with the plan on standard input and its reports on standard output.
 """
 
+import faulthandler
 import gc
 import os
 import select
@@ -16,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from rollout import control, processes
+from rollout import control, processes, run_places
 from rollout.envs.errors import EnvError
 from rollout.plan import HostPlan, read_record, write_record
 
@@ -48,7 +49,9 @@ def _unprepared(error: Exception) -> control.Unprepared:
 
 def error_text(error: BaseException) -> str:
     """What an error says, cut so that reports of several actors cannot mix in the pipe."""
-    return cut(f"{type(error).__name__}: {error}")
+    if isinstance(error, SystemExit):
+        return cut(f"the environment called sys.exit({'' if error.code is None else error.code!r})")
+    return cut(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 
 def cut(text: str) -> str:
@@ -63,7 +66,7 @@ class Template:
         started = time.perf_counter()
         self._plan = plan
         self._reports = reports
-        self._pids: dict[int, int] = {}
+        self._pids: set[int] = set()
         # Imported here, before anything is forked, after the plan is read: it takes a second.
         from rollout import acting, actor
         from rollout.envs.registry import find_env
@@ -73,6 +76,7 @@ class Template:
         acting.load_acting_kernels(env, plan.network, plan.schema)
         self._run_actor = actor.run_actor
         memory = Path(plan.memory_directory)
+        run_places.hold(memory)  # until the last of us is dead: actors inherit the descriptor
         self._page = HostPage(memory / "page", plan.num_actors)
         self._files = WeightsFiles(memory)
         gc.collect()
@@ -103,16 +107,16 @@ class Template:
                 if command is None:
                     self._end_actors()
                     return
-                for actor in range(command.first, command.first + command.count):
-                    self._fork(actor, command.incarnation)
+                self._fork(command)
 
-    def _fork(self, actor: int, incarnation: int) -> None:
+    def _fork(self, command: control.Fork) -> None:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._be_actor(actor, incarnation, parent)
-        self._pids[pid] = actor
-        write_record(self._reports, control.ActorStarted(actor, pid))
+            self._be_actor(command, parent)
+        self._pids.add(pid)
+        started = control.ActorStarted(command.actor, command.incarnation, pid)
+        write_record(self._reports, started)
 
     def _end_actors(self) -> None:
         for pid in self._pids:
@@ -120,16 +124,19 @@ class Template:
         for pid in self._pids:
             os.waitpid(pid, 0)
 
-    def _be_actor(self, actor: int, incarnation: int, parent: int) -> NoReturn:
+    def _be_actor(self, command: control.Fork, parent: int) -> NoReturn:
         try:
             processes.die_with_parent(parent)
             processes.set_name("rollout-actor")
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._run_actor(self._plan, self._page, self._files, actor, incarnation)
+            # The agent asks for the stack of an actor that hangs; it goes to the run's log.
+            faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True)
+            files, slot = self._files, command.slot
+            self._run_actor(self._plan, self._page, files, command.actor, slot, command.incarnation)
         except BaseException as error:
             traceback.print_exc()
-            write_record(self._reports, control.ActorError(actor, error_text(error)))
+            write_record(self._reports, control.ActorError(os.getpid(), error_text(error)))
         finally:
             sys.stderr.flush()
             os._exit(1)
@@ -142,10 +149,10 @@ class Template:
                 return
             if pid == 0:
                 return
-            actor = self._pids.pop(pid, None)
-            if actor is not None:  # else a process that the environment's module has started
+            if pid in self._pids:  # else a process that the environment's module has started
+                self._pids.discard(pid)
                 code = os.waitstatus_to_exitcode(status)
-                write_record(self._reports, control.ActorExited(actor, pid, code))
+                write_record(self._reports, control.ActorExited(pid, code))
 
 
 if __name__ == "__main__":

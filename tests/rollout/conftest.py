@@ -14,13 +14,15 @@ import pytest
 
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.envs import find_env
+from rollout.envs.batch import state_bytes
+from rollout.envs.cartpole import CartPole
 from rollout.experiment import Experiment
-from rollout.host_memory import shared_memory_directory
 from rollout.learners.network import initial_parameters, make_mlp
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.plan import HostPlan
 from rollout.progress import Progress
 from rollout.run_directory import RunDirectory
+from rollout.run_places import shared_memory_directory
 from rollout.shapes import make_network
 from rollout.summary import Ledger, PolicyLag, Summary
 
@@ -139,10 +141,12 @@ def make_plan():
                 "seed": 0,
                 "num_envs": 6,
                 "num_actors": 2,
+                "mode": "lockstep",
                 "policy_lag": 1,
                 "window": 2,
+                "hang_s": None,
                 "network": make_mlp((4,), 2, (8, 8), "tanh", "shared"),
-                "schema": UnrollSchema(5, (4,), "<f4", (), "<i4", has_value=True),
+                "schema": UnrollSchema(5, (4,), "<f4", (), "<i4", True, state_bytes(CartPole)),
             }
             return HostPlan(**(known | others))
 

@@ -1,0 +1,110 @@
+"""Ends actors that hang, after they have written down where.
+
+What hangs cannot tell more than its stack, and not even that if it was stopped (SIGSTOP), so the
+dump is asked for with a signal, which faulthandler answers (rollout.template), and not waited for.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rollout import processes
+from rollout.host_memory import HostPage
+from rollout.supervisor import LOOK_S, HangWatch
+
+DUMP_S = 0.2  # for an actor to write down where it is
+
+
+@dataclass
+class Life:
+    """One life of an actor, from its fork until it is reaped.
+
+    error: what it had to say. hung_s: how long it had been at an unroll when it was killed for it.
+    """
+
+    actor: int
+    incarnation: int
+    slot: int
+    pid: int
+    error: str = ""
+    hung_s: float = 0.0
+
+
+@dataclass
+class Hanging:
+    """An actor that was asked for its stack. began_ns: of the unroll it hangs in."""
+
+    life: Life
+    pidfd: int
+    began_ns: int
+    kill_at_s: float
+
+
+class HangKiller:
+    """Looks every LOOK_S; limit_s: see HangWatch. Times are those of time.monotonic."""
+
+    def __init__(self, page: HostPage, limit_s: float | None) -> None:
+        self._page = page
+        self._watch = HangWatch(len(page.slots), limit_s)
+        self._hanging: dict[int, Hanging] = {}  # by pid
+        self._look_at_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"HangKiller({self._watch!r}, {len(self._hanging)} being killed)"
+
+    def next_due_s(self) -> float:
+        """When there is something to do."""
+        return min([self._look_at_s, *(each.kill_at_s for each in self._hanging.values())])
+
+    def do_what_is_due(self, now_s: float, lives: Iterable[Life], template_pid: int) -> None:
+        """lives: of actors that are alive, children of the template."""
+        for hanging in [each for each in self._hanging.values() if each.kill_at_s <= now_s]:
+            self._kill(hanging)
+        if self._look_at_s <= now_s:
+            self._look_at_s = now_s + LOOK_S
+            hung = self._watch.look(time.monotonic_ns(), self._page.slots)
+            for life in lives if hung else ():
+                if life.slot in hung and life.pid not in self._hanging:
+                    self._ask_for_stack(life, hung[life.slot], now_s, template_pid)
+
+    def let_go(self, pid: int) -> None:
+        """It has ended."""
+        hanging = self._hanging.pop(pid, None)
+        if hanging is not None:
+            os.close(hanging.pidfd)
+
+    def _ask_for_stack(self, life: Life, since_s: float, now_s: float, template_pid: int) -> None:
+        began_ns = self._began_ns(life)
+        pidfd = processes.open_child_of(life.pid, template_pid)
+        if pidfd is None:
+            return
+        limit_s = self._watch.limit_s(self._page.slots)
+        print(
+            f"actor {life.actor} (process {life.pid}) is at one unroll for {since_s:.1f} s, "
+            f"more than {limit_s:.1f} s; it is killed, its stack:",
+            file=sys.stderr,
+            flush=True,
+        )
+        send_signal(pidfd, signal.SIGUSR2)
+        self._hanging[life.pid] = Hanging(life, pidfd, began_ns, now_s + DUMP_S)
+
+    def _kill(self, hanging: Hanging) -> None:
+        """Unless it has got further at the last moment."""
+        life = hanging.life
+        if self._began_ns(life) == hanging.began_ns:
+            life.hung_s = (time.monotonic_ns() - hanging.began_ns) / 1e9
+            send_signal(hanging.pidfd, signal.SIGKILL)
+        self.let_go(life.pid)
+
+    def _began_ns(self, life: Life) -> int:
+        return int(self._page.slots["began_ns"][life.slot])
+
+
+def send_signal(pidfd: int, number: int) -> None:
+    """Nothing happens if the process has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, number)
