@@ -22,6 +22,11 @@ def record_dtype(env: type[CompiledEnv]) -> np.dtype:
     return np.dtype([("clock", philox.CLOCK), ("state", env.state)])
 
 
+def state_bytes(env: type[CompiledEnv]) -> int:
+    """Length of one environment's part of a snapshot."""
+    return philox.CLOCK.itemsize if env.has_hidden_state else record_dtype(env).itemsize
+
+
 def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
     """What batch_kernel.py needs to know of an environment."""
     functions = {"env_reset": env.reset, "env_step": env.step, "env_observe": env.observe}
@@ -41,6 +46,7 @@ def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
         "STATE_OFFSET": philox.CLOCK.itemsize,
         "RECORD_SIZE": record_dtype(env).itemsize,
         "STEP_DRAWS": _uses_parameter(env.step, 3),
+        "HAS_HIDDEN_STATE": env.has_hidden_state,
         "RESET_STREAM": philox.RESET,
         "STEP_STREAM": philox.STEP,
     }
@@ -90,17 +96,30 @@ class Envs:
         return self.record_bytes, self.params_bytes
 
     def snapshot(self) -> bytes:
-        """All that the environments will ever do depends on: their records, as bytes."""
-        return self.records.tobytes()
+        """All that is known of what the environments will do, state_bytes(env) of each in turn.
 
-    def restore(self, snapshot: bytes) -> None:
-        """Put back what `snapshot` returned, here or in another process."""
-        if len(snapshot) != self.records.nbytes:
+        Their records, or, of environments with hidden state, their clocks.
+        """
+        return self._states().tobytes()
+
+    def restore(self, snapshot: bytes | memoryview) -> None:
+        """Put back what `snapshot` returned, here or in another process.
+
+        Where an episode had only begun, its clock is enough. Environments with hidden state begin
+        the next episode where one was under way.
+        """
+        states = self._states()
+        if len(snapshot) != states.size:
             raise EnvError(
                 f"snapshot of {len(snapshot)} bytes; {self.num_envs} environments "
-                f"{self.env.__qualname__} have {self.records.nbytes}"
+                f"{self.env.__qualname__} have {states.size}"
             )
-        self.record_bytes[:] = np.frombuffer(snapshot, np.uint8)
+        states[:] = np.frombuffer(snapshot, np.uint8).reshape(states.shape)
+        self._kernels.go_on_all(*self.kernel_arguments())
+
+    def _states(self) -> np.ndarray:
+        """The known part of the records: uint8 [N, state_bytes(env)], a view."""
+        return self.record_bytes.reshape(self.num_envs, -1)[:, : state_bytes(self.env)]
 
     def observation(self) -> np.ndarray:
         """What the environments show now: [N, *observation_shape]."""
@@ -210,6 +229,7 @@ def _load_env_kernels(env: type[CompiledEnv], jit: bool) -> Any:
     head = (np.zeros(1, np.uint8), np.zeros(1, np.uint8))
     examples = {
         "begin_all": (*head, np.uint32(0), np.uint32(0)),
+        "go_on_all": head,
         "observe_all": (*head, outcome.observation),
         "step_all": (*head, np.zeros(2, action_dtype(env)), *outcome.arrays),
     }

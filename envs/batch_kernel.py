@@ -23,6 +23,7 @@ MAX_EPISODE_STEPS = bound("MAX_EPISODE_STEPS")  # 0: no limit
 STATE_OFFSET = bound("STATE_OFFSET")  # bytes of a record before its state
 RECORD_SIZE = bound("RECORD_SIZE")  # bytes of a record
 STEP_DRAWS = bound("STEP_DRAWS")  # whether `step` uses its draws at all
+HAS_HIDDEN_STATE = bound("HAS_HIDDEN_STATE")
 RESET_STREAM, STEP_STREAM = bound("RESET_STREAM"), bound("STEP_STREAM")
 
 
@@ -76,6 +77,22 @@ def next_episode(envs, env_bytes, params, i):
     """Begin environment i's next episode."""
     envs[i].clock.episode += 1
     begin_episode(envs, env_bytes, params, i)
+
+
+@entry
+def go_on_all(env_bytes, params_bytes):
+    """Make good what restored records may lack. Writes env_bytes.
+
+    At the start of an episode the clock says it all. Of hidden state nothing was saved, so an
+    episode that was under way gives way to the next.
+    """
+    envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
+    for i in range(envs.shape[0]):
+        clock = envs[i].clock
+        if HAS_HIDDEN_STATE and clock.t > 0:
+            next_episode(envs, env_bytes, params, i)
+        elif clock.t == 0:
+            begin_episode(envs, env_bytes, params, i)
 
 
 @entry

@@ -41,6 +41,8 @@ class CompiledEnv:
         experiment file); integers stay int64, floats float64, booleans bool.
     observation_space: a Box. action_space: a Discrete.
     max_episode_steps: steps after which an episode is truncated, or None.
+    has_hidden_state: whether an episode depends on more than `state`, on something a function of
+        its own calls, say. It cannot be moved or saved then: its episodes are begun anew instead.
     reset(state, params, draw): begins an episode.
     step(state, params, action, draw): returns (reward, terminated).
     observe(state, params, observation): writes one observation, in the space's dtype and shape.
@@ -52,6 +54,7 @@ class CompiledEnv:
     observation_space: ClassVar[Space]
     action_space: ClassVar[Space]
     max_episode_steps: ClassVar[int | None] = None
+    has_hidden_state: ClassVar[bool] = False
     reset: Any
     step: Any
     observe: Any

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 ALIGNMENT = 8  # bytes; every field starts at a multiple
-BOOL, INT32 = np.dtype(np.bool_), np.dtype(np.int32)
+BOOL, UINT8, INT32 = np.dtype(np.bool_), np.dtype(np.uint8), np.dtype(np.int32)
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 Field = tuple[str, np.dtype, tuple[int, ...]]  # name, dtype, shape
@@ -28,6 +28,7 @@ class UnrollSchema:
     """What an unroll of a run looks like, but for the number of environments.
 
     has_value: whether actors record the value of every observation, because the algorithm asks.
+    state_bytes: of one environment's state (rollout.envs.batch: snapshot).
     """
 
     unroll_length: int
@@ -36,6 +37,7 @@ class UnrollSchema:
     action_shape: tuple[int, ...]
     action_dtype: str
     has_value: bool
+    state_bytes: int = 0
 
     @property
     def digest(self) -> bytes:
@@ -48,7 +50,7 @@ class UnrollSchema:
         yield from self.tails(num_finals, num_episodes)
 
     def columns(self, num_envs: int) -> Iterator[Field]:
-        """The fields that hold every row."""
+        """The fields that have a column for every environment."""
         T, N = self.unroll_length, num_envs
         value_rows = T + 1 if self.has_value else 0
         yield "observation", np.dtype(self.observation_dtype), (T + 1, N, *self.observation_shape)
@@ -58,6 +60,7 @@ class UnrollSchema:
         yield "truncated", BOOL, (T, N)
         yield "behavior_log_prob", FLOAT32, (T, N)
         yield "value", FLOAT32, (value_rows, N)
+        yield "env_state", UINT8, (N, self.state_bytes)
 
     def tails(self, num_finals: int, num_episodes: int) -> Iterator[Field]:
         """The sparse fields, which follow the columns."""
@@ -88,7 +91,7 @@ class UnrollSchema:
         return self.size_bytes(num_envs, *2 * (self.unroll_length * num_envs,))
 
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 
 def _place(fields: Iterable[Field], offset: int) -> tuple[list[PlacedField], int]:
@@ -117,6 +120,7 @@ class Unroll:
     action: [T, N, *action_shape].   behavior_log_prob: [T, N] float32.
     reward: [T, N] float32, unclipped.   terminated, truncated: [T, N] bool.
     value: [T+1, N] float32, by the weights that acted ([0, N] if the schema has none).
+    env_state: [N, state_bytes] uint8, after the last step: where the next unroll begins.
     final_t, final_env: [F] int32, where truncated; final_observation: [F, *obs_shape], the true
         last observation there; final_value: [F] float32, its value.
     episode_t, episode_env: [E] int32, where episodes ended; episode_return: [E] float64;
@@ -130,6 +134,7 @@ class Unroll:
     truncated: np.ndarray
     behavior_log_prob: np.ndarray
     value: np.ndarray
+    env_state: np.ndarray
     final_t: np.ndarray
     final_env: np.ndarray
     final_observation: np.ndarray
@@ -205,7 +210,7 @@ def _are_places(t: np.ndarray, env: np.ndarray, where: np.ndarray) -> bool:
     return len(t) == np.count_nonzero(marked) and bool((marked == where).all())
 
 
-COLUMNS = (
+COLUMNS = (  # [T, N] or [T+1, N]
     "observation",
     "action",
     "reward",
@@ -214,17 +219,19 @@ COLUMNS = (
     "behavior_log_prob",
     "value",
 )
-TAILS = tuple(f.name for f in fields(Unroll) if f.name not in COLUMNS)
+TAILS = tuple(f.name for f in fields(Unroll) if f.name not in (*COLUMNS, "env_state"))
 
 
 class Batch:
-    """The same rows of every environment of a run: unrolls side by side, in environment order.
+    """What one update is made from: columns of unrolls side by side, as many as environments.
 
-    The arrays are those of `Unroll` with B columns; the tails are sorted by (t, environment) and
-    `final_env`, `episode_env` count columns of the batch. Nothing in a batch depends on how the
-    environments were shared out.
+    The arrays are those of `Unroll` with B columns; the tails are sorted by (t, column), and
+    `final_env`, `episode_env` count columns of the batch. In lockstep column i is environment i, so
+    that nothing depends on how the environments were shared out; in async columns are in the order
+    of their arrival.
 
-    weights_version: the version that acted. Filled by `put`, reused after `clear`.
+    env: [B] int64, the environment of each column. weights_version: [B] int64, the version that
+    acted it. Filled by `put`, reused after `clear`.
     """
 
     def __init__(
@@ -237,6 +244,8 @@ class Batch:
         self.num_envs = num_envs
         for name, dtype, shape in schema.fields(num_envs, 0, 0):
             setattr(self, name, allocate(shape, dtype))
+        self.env = np.zeros(num_envs, np.int64)
+        self.weights_version = np.zeros(num_envs, np.int64)
         self.clear()
 
     observation: np.ndarray
@@ -246,6 +255,7 @@ class Batch:
     truncated: np.ndarray
     behavior_log_prob: np.ndarray
     value: np.ndarray
+    env_state: np.ndarray
     final_t: np.ndarray
     final_env: np.ndarray
     final_observation: np.ndarray
@@ -261,28 +271,36 @@ class Batch:
     def clear(self) -> None:
         """Make room for the next unrolls."""
         self.num_columns_put = 0
-        self.weights_version = -1
         self._tails: list[dict[str, np.ndarray]] = []
 
     @property
     def is_full(self) -> bool:
         return self.num_columns_put == self.num_envs
 
-    def put(self, unroll: Unroll, first_env: int, weights_version: int) -> None:
-        """Copy an unroll into its columns; `seal` follows when the batch is full."""
-        num_envs = unroll.reward.shape[1]
-        columns = slice(first_env, first_env + num_envs)
+    def put(
+        self,
+        unroll: Unroll,
+        column: int,
+        env: np.ndarray,
+        weights_version: int,
+        start: int = 0,
+    ) -> None:
+        """Copy an unroll's columns start, …, start + len(env) - 1 to `column` and those behind it.
+
+        env: [n], the environments of these columns. `seal` follows when the batch is full.
+        """
+        stop = start + len(env)
+        here, there = slice(column, column + len(env)), slice(start, stop)
         for name in COLUMNS:
-            getattr(self, name)[:, columns] = getattr(unroll, name)
-        tails = {name: getattr(unroll, name).copy() for name in TAILS}
-        tails["final_env"] += first_env
-        tails["episode_env"] += first_env
-        self._tails.append(tails)
-        self.num_columns_put += num_envs
-        self.weights_version = weights_version
+            getattr(self, name)[:, here] = getattr(unroll, name)[:, there]
+        self.env_state[here] = unroll.env_state[there]
+        self.env[here] = env
+        self.weights_version[here] = weights_version
+        self._tails.append(_tails_of(unroll, start, stop, column - start))
+        self.num_columns_put += len(env)
 
     def seal(self) -> None:
-        """Join the tails in an order that no sharing-out can change: by (t, environment)."""
+        """Join the tails in an order that no sharing-out can change: by (t, column)."""
         for name in TAILS:
             setattr(self, name, np.concatenate([tails[name] for tails in self._tails]))
         for kind in ("final", "episode"):
@@ -290,3 +308,18 @@ class Batch:
             for name in TAILS:
                 if name.startswith(kind) and len(getattr(self, name)):
                     setattr(self, name, getattr(self, name)[order])
+
+
+def _tails_of(unroll: Unroll, start: int, stop: int, shift: int) -> dict[str, np.ndarray]:
+    """Copies of the tails' rows of environments start, …, stop - 1, which move by `shift`."""
+    tails = {}
+    is_whole = start == 0 and stop == unroll.reward.shape[1]
+    for kind in ("final", "episode"):
+        env = getattr(unroll, f"{kind}_env")
+        keep = slice(None) if is_whole else (start <= env) & (env < stop)
+        for name in TAILS:
+            if name.startswith(kind):
+                rows = getattr(unroll, name)
+                tails[name] = rows[keep].copy() if len(rows) else rows.copy()
+        tails[f"{kind}_env"] += shift
+    return tails

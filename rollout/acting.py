@@ -66,6 +66,11 @@ class UnrollBuffer:
             room.episode_length,
         )
 
+    def put_states(self, snapshot: bytes) -> None:
+        """Put the environments' states behind the rows that led to them."""
+        states = self._fixed.env_state
+        states[:] = np.frombuffer(snapshot, np.uint8).reshape(states.shape)
+
     def seal(self, num_finals: int, num_episodes: int) -> memoryview:
         """Put the tails behind the fixed part; returns the payload, valid until the next unroll."""
         self.num_finals, self.num_episodes = num_finals, num_episodes
@@ -82,8 +87,16 @@ class UnrollBuffer:
 class UnrollActor:
     """N environments with a policy: each `act` is one unroll, one compiled call."""
 
-    def __init__(self, envs: Envs, network: NetworkSpec, schema: UnrollSchema) -> None:
+    def __init__(
+        self,
+        envs: Envs,
+        network: NetworkSpec,
+        schema: UnrollSchema,
+        position: np.ndarray | None = None,
+    ) -> None:
+        """position: int64 [1], where the kernel says which environment it is at."""
         self.envs = envs
+        self.position = np.zeros(1, np.int64) if position is None else position
         self.buffer = UnrollBuffer(schema, envs.num_envs)
         self._num_parameters = network.num_parameters
         self._workspace = Workspace(network)
@@ -112,8 +125,10 @@ class UnrollActor:
             workspace.scratch,
             workspace.uniforms,
             greedy,
+            self.position,
             *self.buffer.kernel_arguments(),
         )
+        self.buffer.put_states(self.envs.snapshot())
         return self.buffer.seal(int(finals), int(episodes))
 
 
@@ -162,6 +177,7 @@ def _load_acting_kernels(
             *work,
             workspace.uniforms,
             True,
+            np.zeros(1, np.int64),
             *buffer.kernel_arguments(),
         ),
         "evaluate": (

@@ -78,6 +78,7 @@ def act_unroll(
     scratch,
     uniforms,
     greedy,
+    position,
     observation,
     action,
     reward,
@@ -98,7 +99,8 @@ def act_unroll(
 
     Blocks of environments go through all T steps one after the other, so that their states stay in
     the cache; environments do not affect each other, so the order changes nothing. The tails are in
-    the order (block, t, environment).
+    the order (block, t, environment). Before each step position[0] becomes i * T + t: where to look
+    if it never comes to an end.
     """
     envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
     T, N = reward.shape
@@ -125,6 +127,7 @@ def act_unroll(
                 behavior_log_prob[t, i] = log_prob
                 if HAS_VALUE:
                     value[t, i] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]
+                position[0] = i * T + t
                 reward[t, i], terminated[t, i], truncated[t, i] = step_one(
                     envs, params, i, action[t, i]
                 )

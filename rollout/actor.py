@@ -1,38 +1,62 @@
-"""An actor: waits for credit and weights, acts an unroll, sends it; again and again."""
+"""An actor: asks for a share of the environments and acts it, unroll by unroll, until killed."""
 
 import itertools
 
 from rollout.acting import UnrollActor
 from rollout.envs.batch import Envs
 from rollout.envs.registry import find_env
-from rollout.host_memory import HostPage, WeightsFiles
-from rollout.outbox import Outbox, Stopwatch
+from rollout.host_memory import HostPage, Slot, WeightsFiles
+from rollout.outbox import Assignment, Outbox, Stopwatch
 from rollout.plan import HostPlan
 from rollout.wire import ActorTimes
 
+LAST_WORDS_S = 1.0  # for unrolls that are sealed to leave a process whose environment has failed
 
-def run_actor(plan: HostPlan, page: HostPage, files: WeightsFiles, actor: int, incarnation: int):
-    """Act until killed. In lockstep: unroll u with weights max(0, u - policy_lag).
 
-    Waiting for credit or weights blocks in the kernel. The environments are this actor's share; the
-    unroll is one compiled call (acting_kernel.act_unroll).
-    """
-    first_env, num_envs = plan.share_of(actor)
-    env = find_env(plan.env_id, plan.import_path)
-    envs = Envs(env, num_envs, plan.seed, first_env=first_env, params=plan.env_params)
-    acting = UnrollActor(envs, plan.network, plan.schema)
+def run_actor(
+    plan: HostPlan, page: HostPage, files: WeightsFiles, actor: int, slot: int, incarnation: int
+):
+    """Act one share after the other; a share ends when the environments are cut anew."""
+    mine = Slot(page, slot)
     outbox = Outbox(plan, actor, incarnation)
-    first_unroll = outbox.wait_welcome()
+    try:
+        while True:
+            act_share(plan, page, files, mine, outbox, outbox.wait_assignment(mine.produced))
+    finally:
+        outbox.close(LAST_WORDS_S)
+
+
+def act_share(
+    plan: HostPlan,
+    page: HostPage,
+    files: WeightsFiles,
+    slot: Slot,
+    outbox: Outbox,
+    share: Assignment,
+) -> None:
+    """Act unroll after unroll of one share, each with the weights that the run's mode wants.
+
+    Waiting for credit or weights blocks in the kernel. The environments go on from the states that
+    came with the share; an unroll is one compiled call (acting_kernel.act_unroll).
+    """
+    env = find_env(plan.env_id, plan.import_path)
+    envs = Envs(env, share.num_envs, plan.seed, params=plan.env_params)
+    envs.restore(share.states)
+    acting = UnrollActor(envs, plan.network, plan.schema, slot.position)
     stopwatch = Stopwatch()
-    for unroll_index in itertools.count(first_unroll):
+    for unroll_index in itertools.count(share.first_unroll):
         outbox.wait_credit()
         wait_credit_us = stopwatch.lap_us()
-        version = plan.weights_version_for(unroll_index)
-        page.wait_version(version)
-        weights = files.map(version)
+        wanted = max(0, unroll_index - plan.policy_lag) if plan.is_lockstep else 0
+        if not page.wait_version(wanted, share.cut, unroll_index):
+            return
+        version, weights = (
+            (wanted, files.map(wanted)) if plan.is_lockstep else files.map_newest(page)
+        )
         wait_weights_us = stopwatch.lap_us()
+        slot.begin(version)
         payload = acting.act(weights)
         times = ActorTimes(stopwatch.lap_us(), wait_weights_us, wait_credit_us)
-        page.produced[actor] += 1
+        slot.count(plan.schema.unroll_length * share.num_envs)
         buffer = acting.buffer
-        outbox.send(payload, unroll_index, buffer.num_finals, buffer.num_episodes, times)
+        outbox.send(payload, unroll_index, version, buffer.num_finals, buffer.num_episodes, times)

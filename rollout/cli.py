@@ -16,10 +16,11 @@ from rollout.commands.config import config
 from rollout.commands.doctor import doctor
 from rollout.commands.envs import envs
 from rollout.commands.eval import eval
+from rollout.commands.replay import replay
 from rollout.commands.train import train
 from rollout.errors import RolloutError, require_linux
 
-COMMANDS: tuple[Callable[..., None], ...] = (train, eval, config, envs, doctor)
+COMMANDS: tuple[Callable[..., None], ...] = (train, eval, replay, config, envs, doctor)
 
 DEBUG_VARIABLE = "ROLLOUT_DEBUG"
 

@@ -9,19 +9,21 @@ agent ── control ─┤ ROUTER control ── pipe ────────�
 import contextlib
 import os
 import secrets
+import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
+import msgspec
 import zmq
 
-from rollout import host, processes
+from rollout import processes, run_places
 from rollout.envs.registry import find_env
 from rollout.errors import OperatorError
 from rollout.experiment import Experiment, FleetSettings
-from rollout.host_memory import host_page_bytes, shared_memory_directory
-from rollout.plan import HostPlan, run_name, share_of, write_record
+from rollout.host_memory import host_page_bytes
+from rollout.plan import HostPlan, run_name, write_record
+from rollout.run_places import make_directory, shared_memory_directory, socket_directory
 from rollout.shapes import make_network, make_schema
 from rollout.wire import HEADER_BYTES
 
@@ -41,15 +43,9 @@ def make_plan(experiment: Experiment) -> HostPlan:
     _check_shared_memory(4 * network.num_parameters, fleet)
     schema = make_schema(env, fleet.unroll_length, experiment.algorithm.needs_value)
     _check_memory(schema.size_bytes(experiment.env.num_envs, 0, 0), fleet)
-    with contextlib.ExitStack() as undo:
-        sockets = _make_directory(socket_directory(), run, undo)
-        memory = _make_directory(shared_memory_directory(), run, undo)
-        if len(os.fsencode(sockets / "unrolls")) > LONGEST_IPC_PATH:
-            raise OperatorError(
-                f"socket path {sockets}/unrolls is longer than {LONGEST_IPC_PATH} bytes; "
-                "set TMPDIR or XDG_RUNTIME_DIR to a shorter one"
-            )
-        undo.pop_all()
+    for parent in {socket_directory(), shared_memory_directory()}:
+        run_places.sweep(parent)
+    sockets, memory = _make_directories(run)
     return HostPlan(
         run=run,
         socket_directory=str(sockets),
@@ -60,37 +56,66 @@ def make_plan(experiment: Experiment) -> HostPlan:
         seed=experiment.seed,
         num_envs=experiment.env.num_envs,
         num_actors=fleet.num_actors,
+        mode=fleet.mode,
         policy_lag=fleet.policy_lag,
         window=fleet.window,
+        hang_s=fleet.hang_s,
         network=network,
         schema=schema,
     )
 
 
 class Cluster:
-    """A run's sockets and its host agent, from the start of the agent until `close`."""
+    """A run's sockets and the host agent of this machine, from its start until `close`."""
 
     def __init__(self, plan: HostPlan, log: Path) -> None:
         """log: where agent, template and actors write what goes wrong."""
         self.plan = plan
+        self._log = log
         self._context = zmq.Context()
-        largest_share = share_of(0, plan.num_actors, plan.num_envs)[1]
-        longest = max(plan.schema.max_size_bytes(largest_share), HEADER_BYTES)
+        self._hold = run_places.hold(Path(plan.socket_directory))
+        longest = max(plan.schema.max_size_bytes(plan.num_envs), HEADER_BYTES)
         try:
             self.unrolls = self._bind(plan.unroll_endpoint, longest)
             self.control = self._bind(plan.control_endpoint, LONGEST_CONTROL_MESSAGE)
-            self._agent = self._start_agent(log)
+            self._agent = self._start_agent(plan)
         except BaseException:
             self._context.destroy(linger=0)
-            host.remove_run(plan)
+            os.close(self._hold)
+            remove_run(plan)
             raise
         self.agent_end = os.pidfd_open(self._agent.pid)
 
     def __repr__(self) -> str:
         return f"Cluster({self.plan.num_actors} actors, agent {self._agent.pid})"
 
+    @property
+    def agent_pid(self) -> int:
+        """Of this machine's host agent."""
+        return self._agent.pid
+
+    def restart_agent(self) -> None:
+        """Start another host agent in place of the one that has died.
+
+        It gets a directory of its own: who reads the old one must not find new numbers in it.
+        """
+        self._end_agent()
+        name = f"{Path(self.plan.socket_directory).name}-{secrets.token_hex(4)}"
+        memory = make_directory(shared_memory_directory(), name)
+        shutil.rmtree(self.plan.memory_directory, ignore_errors=True)
+        self.plan = msgspec.structs.replace(self.plan, memory_directory=str(memory))
+        self._agent = self._start_agent(self.plan)
+        self.agent_end = os.pidfd_open(self._agent.pid)
+
     def close(self) -> None:
         """End every process of the run and remove its files; returns when that is done."""
+        self._end_agent()
+        self._context.destroy(linger=0)
+        remove_run(self.plan)  # the agent does, unless it was killed
+        os.close(self._hold)
+
+    def _end_agent(self) -> None:
+        """Have the agent end, if it has not; nothing of its host is left then."""
         assert self._agent.stdin is not None
         with contextlib.suppress(OSError):
             self._agent.stdin.close()
@@ -100,8 +125,7 @@ class Cluster:
             self._agent.kill()
             self._agent.wait()
         os.close(self.agent_end)
-        self._context.destroy(linger=0)
-        host.remove_run(self.plan)  # the agent does, unless it was killed
+        run_places.wait_unheld(Path(self.plan.memory_directory), END_S)
 
     def _bind(self, endpoint: str, longest: int) -> zmq.Socket:
         socket = self._context.socket(zmq.ROUTER)
@@ -118,10 +142,10 @@ class Cluster:
         socket.bind(endpoint)
         return socket
 
-    def _start_agent(self, log: Path) -> subprocess.Popen[bytes]:
-        with open(log, "ab") as file:
+    def _start_agent(self, plan: HostPlan) -> subprocess.Popen[bytes]:
+        with open(self._log, "ab") as file:
             agent = subprocess.Popen(
-                [sys.executable, "-P", "-m", "rollout.host", self.plan.name],
+                [sys.executable, "-P", "-m", "rollout.host", plan.name],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
@@ -130,27 +154,31 @@ class Cluster:
                 start_new_session=True,
             )
         assert agent.stdin is not None
-        write_record(agent.stdin.fileno(), self.plan)
+        with contextlib.suppress(BrokenPipeError):  # it has ended already, which is noticed
+            write_record(agent.stdin.fileno(), plan)
         return agent
 
 
-def socket_directory() -> Path:
-    """Where a run's directory of sockets goes on this machine."""
-    chosen = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(chosen) if chosen and os.access(chosen, os.W_OK) else Path(tempfile.gettempdir())
+def remove_run(plan: HostPlan) -> None:
+    """Remove a run's sockets and shared files; nothing happens if they are gone."""
+    for directory in (plan.socket_directory, plan.memory_directory):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-def _make_directory(parent: Path, run: bytes, undo: contextlib.ExitStack) -> Path:
-    directory = parent / f"rollout-{run_name(run)}"
+def _make_directories(run: bytes) -> tuple[Path, Path]:
+    """For sockets and for shared memory: both, or none."""
+    name = f"rollout-{run_name(run)}"
+    sockets = make_directory(socket_directory(), name)
     try:
-        directory.mkdir(mode=0o700)
-    except OSError as error:
-        raise OperatorError(
-            f"cannot make {directory}: {error.strerror}; "
-            "XDG_RUNTIME_DIR, TMPDIR and ROLLOUT_SHM_DIR say where such directories go"
-        ) from error
-    undo.callback(directory.rmdir)
-    return directory
+        if len(os.fsencode(sockets / "unrolls")) > LONGEST_IPC_PATH:
+            raise OperatorError(
+                f"socket path {sockets}/unrolls is longer than {LONGEST_IPC_PATH} bytes; "
+                "set TMPDIR or XDG_RUNTIME_DIR to a shorter one"
+            )
+        return sockets, make_directory(shared_memory_directory(), name)
+    except BaseException:
+        sockets.rmdir()
+        raise
 
 
 def _check_open_files(num_actors: int) -> None:

@@ -2,11 +2,31 @@
 
 Between learner and agent they are the first frame on a ZeroMQ socket (weights ride in a second
 one); between agent and template they go through pipes (plan.write_record).
+
+Actors are known to the learner by their number, which is theirs in the whole run. On its host an
+actor also has a slot, from 0: its number is the host's `first_actor` plus the slot.
 """
 
 import msgspec
 
 # learner → agent
+
+
+class Take(msgspec.Struct, frozen=True, tag=True):
+    """You are in: fork actors first_actor, …, each in its life `incarnation` and those after it."""
+
+    first_actor: int
+    incarnation: int
+
+
+class Cut(msgspec.Struct, frozen=True, tag=True):
+    """The environments are shared out anew: actors let go of theirs before unroll `first_unroll`.
+
+    number: of the cut; actors with a share of an older one ask for another.
+    """
+
+    number: int
+    first_unroll: int
 
 
 class Announce(msgspec.Struct, frozen=True, tag=True):
@@ -31,9 +51,15 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
-    """A host agent is there; run: the run it was started for."""
+    """A host agent is there, and offers actors.
+
+    run: the run it was started for. pid: its own. memory_directory: where its page lies.
+    """
 
     run: bytes
+    pid: int
+    num_actors: int
+    memory_directory: str
 
 
 class Pull(msgspec.Struct, frozen=True, tag=True):
@@ -42,47 +68,63 @@ class Pull(msgspec.Struct, frozen=True, tag=True):
     version: int
 
 
+class Leave(msgspec.Struct, frozen=True, tag=True):
+    """Give this host's environments to others, then send Stop."""
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The host cannot go on; reason: a whole sentence for the operator."""
 
     reason: str
 
 
+class ActorEnded(msgspec.Struct, frozen=True, tag=True):
+    """An actor's life is over; the agent starts the next one.
+
+    status: as os.waitstatus_to_exitcode gives it, negative for a signal. error: what the actor had
+    to say, or nothing. hung_s: seconds in one unroll after which the agent killed it; 0 if it did
+    not. place, t: where in its share, and at which step of its unroll, it stepped an environment;
+    -1 if it did not.
+    """
+
+    actor: int
+    incarnation: int
+    pid: int
+    status: int
+    error: str
+    hung_s: float
+    place: int
+    t: int
+    weights_version: int
+
+
+class TemplateEnded(msgspec.Struct, frozen=True, tag=True):
+    """The template died, and its actors with it; the agent starts another."""
+
+    how: str
+
+
+class GaveUp(msgspec.Struct, frozen=True, tag=True):
+    """An actor ended again and again without an unroll in between, first with `first_error`."""
+
+    actor: int
+    first_error: str
+
+
 class Stopped(msgspec.Struct, frozen=True, tag=True):
-    """The actors have ended; produced: unrolls that each of them has made."""
+    """The actors have ended. produced, produced_steps: of each of them, over all its lives."""
 
     produced: list[int]
+    produced_steps: list[int]
 
 
-# template → agent, and on to the learner
+# template → agent; the first three go on to the learner
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The environment is compiled; compile_s: how long that took."""
 
     compile_s: float
-
-
-class ActorStarted(msgspec.Struct, frozen=True, tag=True):
-    """An actor was forked."""
-
-    actor: int
-    pid: int
-
-
-class ActorExited(msgspec.Struct, frozen=True, tag=True):
-    """An actor has ended. status: as os.waitstatus_to_exitcode gives it, negative for a signal."""
-
-    actor: int
-    pid: int
-    status: int
-
-
-class ActorError(msgspec.Struct, frozen=True, tag=True):
-    """What an actor had to say before it ended."""
-
-    actor: int
-    error: str
 
 
 class Unprepared(msgspec.Struct, frozen=True, tag=True):
@@ -92,20 +134,54 @@ class Unprepared(msgspec.Struct, frozen=True, tag=True):
     is_authors: bool
 
 
+class ActorStarted(msgspec.Struct, frozen=True, tag=True):
+    """An actor was forked."""
+
+    actor: int
+    incarnation: int
+    pid: int
+
+
+class ActorExited(msgspec.Struct, frozen=True, tag=True):
+    """An actor's process was reaped. status: as os.waitstatus_to_exitcode gives it."""
+
+    pid: int
+    status: int
+
+
+class ActorError(msgspec.Struct, frozen=True, tag=True):
+    """What an actor has to say before it ends."""
+
+    pid: int
+    error: str
+
+
 # agent → template
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
-    """Fork actors first, …, first + count - 1."""
+    """Fork an actor."""
 
-    first: int
-    count: int
+    actor: int
+    slot: int
     incarnation: int
 
 
-ToAgent = Announce | Weights | Stop
+ToAgent = Take | Cut | Announce | Weights | Stop
 FromTemplate = Ready | Unprepared | ActorStarted | ActorExited | ActorError
-ToLearner = Hello | Pull | Failed | Stopped | FromTemplate
+ToLearner = (
+    Hello
+    | Pull
+    | Leave
+    | Failed
+    | Stopped
+    | Ready
+    | Unprepared
+    | ActorStarted
+    | ActorEnded
+    | TemplateEnded
+    | GaveUp
+)
 
 encode = msgspec.msgpack.encode
 decode_to_agent = msgspec.msgpack.Decoder(ToAgent).decode

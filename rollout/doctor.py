@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rollout.cluster import LONGEST_IPC_PATH, SPARE_FILES, socket_directory
+from rollout.cluster import LONGEST_IPC_PATH, SPARE_FILES
 from rollout.envs.kernels import cache_directory
 from rollout.experiment import usable_cores
-from rollout.host_memory import shared_memory_directory
 from rollout.processes import SINGLE_THREAD_ENVIRONMENT, available_memory_bytes
+from rollout.run_places import shared_memory_directory, socket_directory
 from rollout.summary import versions
 
 ACTOR_BYTES = 8 << 20  # what an actor process may take (PSS)

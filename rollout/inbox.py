@@ -1,35 +1,30 @@
 """What the learner decides about each message that arrives, without any socket.
 
 However often a message arrives, its effect is once: an unroll is accepted when it is the next of
-its actor's present life, and refused, by name, in every other case.
+its actor's present life and continues the states its environments are held to be in, and refused,
+by name, in every other case.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
+
+from rollout.env_states import EnvStates
 from rollout.learners.unroll import Unroll, UnrollSchema
-from rollout.plan import share_of
-from rollout.wire import Header, Kind, routing_id
-
-
-class Verdict(IntEnum):
-    """What is done with a message. Only ACCEPTED changes anything."""
-
-    ACCEPTED = 0
-    DUPLICATE = 1  # has been accepted before: acknowledge it again
-    OUT_OF_ORDER = 2  # one before it is missing
-    FOREIGN_RUN = 3
-    MALFORMED = 4  # no message of ours, or one with a number in it that cannot be
-    STALE_INCARNATION = 5  # from a former life of this actor
-    WRONG_SCHEMA = 6  # its unrolls would look different from ours
+from rollout.ledger import Account
+from rollout.shares import Share, Shares
+from rollout.wire import Header, Kind, Malformed, Verdict, decode_greeting, routing_id
 
 
 class Judgement(NamedTuple):
-    """unroll: views of the payload, checked; only of an unroll that was accepted."""
+    """unroll, env: views of the payload, checked, and its environments, int64 [N]; only of an
+    unroll that was accepted. lost: of a HELLO: unrolls that died with the actor's former life."""
 
     verdict: Verdict
     unroll: Unroll | None = None
+    env: np.ndarray | None = None
+    lost: int = 0
 
 
 @dataclass
@@ -38,7 +33,7 @@ class ActorState:
 
     incarnation: int
     next_sequence: int = 0
-    first_unroll: int = 0
+    weights_version: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,28 +45,34 @@ class InboxStatistics:
 
 
 class Inbox:
-    """Judges every message of a run in lockstep.
+    """Judges every message of a run; keeps shares, states and account true to its verdicts.
 
     newest_version: of the weights that have been published; no unroll can have been acted with
-    later ones. It bounds what an actor can have accepted ahead of the others.
+    later ones. num_actors: numbers of actors from there on belong to nobody.
+    first_incarnation: by actor: its host's present life cannot have forked earlier ones.
     """
 
     def __init__(
         self,
         run: bytes,
         schema: UnrollSchema,
-        num_envs: int,
-        num_actors: int,
         num_actions: int,
-        policy_lag: int,
+        policy_lag: int | None,
+        shares: Shares,
+        states: EnvStates,
+        account: Account,
     ) -> None:
+        """policy_lag: of lockstep; None in async."""
         self.run = run
         self.schema = schema
-        self.num_envs = num_envs
-        self.num_actors = num_actors
         self.num_actions = num_actions
         self.policy_lag = policy_lag
+        self.shares = shares
+        self.states = states
+        self.account = account
         self.newest_version = -1
+        self.num_actors = 0
+        self.first_incarnation: dict[int, int] = {}
         self.actors: dict[int, ActorState] = {}
         # All kinds from the start: the learner's thread reads while the receiver's counts.
         self._verdicts = dict.fromkeys(Verdict, 0)
@@ -101,42 +102,47 @@ class Inbox:
     def _judge(self, header: Header, sender: bytes, payload: memoryview | bytes) -> Judgement:
         if header.run != self.run:
             return Judgement(Verdict.FOREIGN_RUN)
-        if not self._is_from_an_actor(header, sender):
+        if header.actor >= self.num_actors or sender != routing_id(
+            header.actor, header.incarnation
+        ):
             return Judgement(Verdict.MALFORMED)
         known = self.actors.get(header.actor)
-        if known is not None and header.incarnation < known.incarnation:
+        first_incarnation = self.first_incarnation.get(header.actor, 0)
+        if header.incarnation < max(first_incarnation, known.incarnation if known else 0):
             return Judgement(Verdict.STALE_INCARNATION)
         if header.kind == Kind.HELLO:
-            return Judgement(self._judge_hello(header, payload))
+            return self._judge_hello(header, payload, known)
         if header.kind != Kind.UNROLL or known is None or header.incarnation != known.incarnation:
             return Judgement(Verdict.MALFORMED)
         return self._judge_unroll(header, payload, known)
 
-    def _is_from_an_actor(self, header: Header, sender: bytes) -> bool:
-        return (
-            header.actor < self.num_actors
-            and sender == routing_id(header.actor, header.incarnation)
-            and (header.first_env, header.num_envs)
-            == share_of(header.actor, self.num_actors, self.num_envs)
-        )
-
-    def _judge_hello(self, header: Header, payload: memoryview | bytes) -> Verdict:
-        if bytes(payload) != self.schema.digest:
-            return Verdict.WRONG_SCHEMA
-        known = self.actors.get(header.actor)
-        if known is not None and known.incarnation == header.incarnation:
-            return Verdict.DUPLICATE
-        next_unroll = 0 if known is None else known.first_unroll + known.next_sequence
-        self.actors[header.actor] = ActorState(header.incarnation, first_unroll=next_unroll)
-        return Verdict.ACCEPTED
+    def _judge_hello(
+        self, header: Header, payload: memoryview | bytes, known: ActorState | None
+    ) -> Judgement:
+        try:
+            greeting = decode_greeting(payload)
+        except Malformed:
+            return Judgement(Verdict.MALFORMED)
+        if greeting.schema_digest != self.schema.digest:
+            return Judgement(Verdict.WRONG_SCHEMA)
+        produced = greeting.produced, greeting.produced_steps
+        if max(produced) >= 2**62 or not self.account.is_possible(header.actor, *produced):
+            return Judgement(Verdict.MALFORMED)
+        lost = 0
+        if known is None or header.incarnation > known.incarnation:
+            lost = self.account.settle(header.actor, *produced)
+            self.actors[header.actor] = ActorState(header.incarnation)
+        self.shares.ask(header.actor)
+        return Judgement(Verdict.ACCEPTED, lost=lost)
 
     def _judge_unroll(
         self, header: Header, payload: memoryview | bytes, known: ActorState
     ) -> Judgement:
-        if not self._has_possible_numbers(header, known):
-            return Judgement(Verdict.MALFORMED)
         if header.sequence < known.next_sequence:
             return Judgement(Verdict.DUPLICATE)
+        share = self.shares.of(header.actor)
+        if share is None or not self._has_possible_numbers(header, known, share):
+            return Judgement(Verdict.MALFORMED)
         if header.sequence > known.next_sequence:
             return Judgement(Verdict.OUT_OF_ORDER)
         try:
@@ -147,15 +153,30 @@ class Inbox:
             return Judgement(Verdict.MALFORMED)
         if not unroll.is_sound(self.num_actions):
             return Judgement(Verdict.MALFORMED)
+        env = self.shares.order[share.first_env : share.first_env + share.num_envs]
+        if not self.states.continues(env, unroll):
+            return Judgement(Verdict.DISCONTINUOUS)
         known.next_sequence += 1
-        return Judgement(Verdict.ACCEPTED, unroll)
+        known.weights_version = header.weights_version
+        self.states.accept(env, unroll)
+        self.shares.accepted(header.actor)
+        self.account.accept(header.actor, self.schema.unroll_length * header.num_envs)
+        return Judgement(Verdict.ACCEPTED, unroll, env)
 
-    def _has_possible_numbers(self, header: Header, known: ActorState) -> bool:
+    def _has_possible_numbers(self, header: Header, known: ActorState, share: Share) -> bool:
         longest = self.schema.unroll_length * header.num_envs
+        ahead = header.sequence - known.next_sequence
         return (
-            header.num_finals <= longest
+            (header.first_env, header.num_envs) == (share.first_env, share.num_envs)
+            and header.num_finals <= longest
             and header.num_episodes <= longest
-            and header.unroll_index == known.first_unroll + header.sequence
-            and header.weights_version == max(0, header.unroll_index - self.policy_lag)
-            and header.weights_version <= self.newest_version
+            and header.unroll_index == share.next_unroll + ahead
+            and self._is_possible_version(header, known)
         )
+
+    def _is_possible_version(self, header: Header, known: ActorState) -> bool:
+        version = header.weights_version
+        if self.policy_lag is None:
+            return known.weights_version <= version <= self.newest_version
+        wanted = max(0, header.unroll_index - self.policy_lag)
+        return version == wanted and version <= self.newest_version

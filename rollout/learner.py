@@ -4,16 +4,20 @@ import logging
 import math
 import queue
 import time
-from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rollout.assembler import FullBatch
-from rollout.experiment import Experiment
+from rollout.events import FleetFailed, FleetStopped, Interrupted, Notice, PhaseChanged
+from rollout.experiment import Experiment, StopSettings
+from rollout.learning import fraction_done
+from rollout.ledger import Ledger
+from rollout.order_log import OrderLog
 from rollout.progress import Progress, View
-from rollout.receiver import FleetFailed, FleetStopped, Interrupted, PhaseChanged, Receiver
+from rollout.receiver import Receiver, ReceiverStatistics
 from rollout.wire import ActorTimes
 
 if TYPE_CHECKING:  # torch is imported while the template starts, not before
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 
 EPISODES = 100  # the mean return that experiments aim at is over the last so many
 FLEET_END_S = 10.0  # for the actors' last counts to come in
+WEIGHTS = "weights/"  # begins the names of older versions in a checkpoint
 QUIET_S = 30.0  # without a batch, after which somebody should look
 
 
@@ -42,10 +47,10 @@ class Clock:
 
 
 class Learner:
-    """Trains on batch after batch, in lockstep with the fleet.
+    """Trains on batch after batch. What has become of it is in the attributes.
 
-    Batch u is acted with weights version max(0, u - policy_lag), and trained on when the newest is
-    version u; the update makes version u + 1. What has become of it is in the attributes.
+    In lockstep batch u is acted with weights version max(0, u - policy_lag), in async with whatever
+    was newest; it is trained on when the newest is version u, and the update makes version u + 1.
     """
 
     def __init__(
@@ -56,25 +61,28 @@ class Learner:
         receiver: Receiver,
         view: View,
         clock: Clock,
+        order: OrderLog | None = None,
     ) -> None:
+        """order: where to log what async batches are made of."""
         self._experiment = experiment
         self._algorithm = algorithm
         self._network = network
         self._receiver = receiver
         self._view = view
         self._clock = clock
+        self._order = order
         self._last_returns: deque[float] = deque(maxlen=EPISODES)
         self._last_lengths: deque[int] = deque(maxlen=EPISODES)
+        self._older_weights: dict[int, bytes] = {}  # that unrolls may still be acted with
+        self._rate_from = (0, 0.0)  # env steps and seconds at the first update of this process
         self.update = 0
+        self.first_update = 0  # of this process
         self.env_steps = 0
         self.num_episodes = 0
-        self.policy_lag_sum = 0
-        self.policy_lag_max = 0
+        self.policy_lags: Counter[int] = Counter()
         self.goal_reached_s: float | None = None
-        self.first_update_s: float | None = None
         self.last_update_s = 0.0
         self.interrupted_by: int | None = None
-        self.produced: list[int] = []
 
     def __repr__(self) -> str:
         return f"Learner(update={self.update}, env_steps={self.env_steps})"
@@ -84,7 +92,9 @@ class Learner:
 
         Raises RunFailed when the fleet cannot go on.
         """
-        self._receiver.publish(0, self._network.export().tobytes())
+        for version, weights in sorted(self._older_weights.items()):
+            self._receiver.publish(version, weights)
+        self._publish()
         updated = time.perf_counter()
         while True:
             since = time.perf_counter()
@@ -92,19 +102,65 @@ class Learner:
             if ready is None:
                 return
             waited = time.perf_counter()
-            losses = self._algorithm.update(ready.batch, self.update, self._fraction_done())
+            done = fraction_done(self._experiment, self.env_steps)
+            losses = self._algorithm.update(ready.batch, self.update, done)
             last_updated, updated = updated, time.perf_counter()
             spent = {"wait": waited - since, "update": updated - waited}
+            if self._order is not None:
+                self._order.write(self.update, ready.batch.env, ready.batch.weights_version)
             progress = self._count(ready, losses, spent, updated - last_updated)
-            self._receiver.recycle(ready.batch)
+            self._receiver.trained(ready.batch)
             if progress.stop_reason is None:
-                self._receiver.publish(self.update, self._network.export().tobytes())
+                self._publish()
             yield progress
             if progress.stop_reason is not None:
                 return
 
+    def _publish(self) -> None:
+        weights = self._network.export().tobytes()
+        self._receiver.publish(self.update, weights)
+        fleet = self._experiment.fleet
+        if fleet.mode == "lockstep":
+            self._older_weights[self.update] = weights
+            self._older_weights.pop(self.update - fleet.policy_lag - 1, None)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that the next update depends on, besides algorithm and environments: arrays, rest."""
+        arrays: dict[str, np.ndarray] = {
+            f"{WEIGHTS}{version}": np.frombuffer(weights, np.float32)
+            for version, weights in self._older_weights.items()
+            if self.update - self._experiment.fleet.policy_lag <= version < self.update
+        }
+        arrays["last_returns"] = np.array(self._last_returns, np.float64)
+        arrays["last_lengths"] = np.array(self._last_lengths, np.int64)
+        return arrays, {
+            "env_steps": self.env_steps,
+            "num_episodes": self.num_episodes,
+            "episode_return_mean": self.episode_return_mean,
+            "wall_s": self._clock.seconds(),
+            "goal_reached_s": self.goal_reached_s,
+            "policy_lags": sorted(self.policy_lags.items()),
+        }
+
+    def put_state(
+        self, update: int, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
+    ) -> None:
+        """Go on from a checkpoint."""
+        self.update = self.first_update = update
+        self.env_steps, self.num_episodes = state["env_steps"], state["num_episodes"]
+        self.goal_reached_s = state["goal_reached_s"]
+        self.last_update_s = state["wall_s"]
+        self.policy_lags = Counter(dict(state["policy_lags"]))
+        self._last_returns.extend(arrays["last_returns"].tolist())
+        self._last_lengths.extend(arrays["last_lengths"].tolist())
+        self._older_weights = {
+            int(name.removeprefix(WEIGHTS)): array.tobytes()
+            for name, array in arrays.items()
+            if name.startswith(WEIGHTS)
+        }
+
     def stop_fleet(self) -> None:
-        """End the actors and collect what they have produced."""
+        """End the actors, so that the account is final."""
         self._receiver.stop_fleet()
         deadline = time.monotonic() + FLEET_END_S
         while (left := deadline - time.monotonic()) > 0:
@@ -113,7 +169,6 @@ class Learner:
             except queue.Empty:
                 return
             if isinstance(event, FleetStopped):
-                self.produced = event.produced
                 return
 
     @property
@@ -123,11 +178,11 @@ class Learner:
 
     @property
     def env_steps_per_s(self) -> float:
-        """Steps trained on per second, since the first update."""
-        if self.first_update_s is None or self.update < 2:
+        """Steps trained on per second, since the first update of this process."""
+        if self.update < self.first_update + 2:
             return 0.0
-        steps = self.env_steps - self._experiment.batch_size
-        return steps / max(self.last_update_s - self.first_update_s, 1e-9)
+        steps, seconds = self._rate_from
+        return (self.env_steps - steps) / max(self.last_update_s - seconds, 1e-9)
 
     def _wait_batch(self) -> FullBatch | None:
         """The next batch; None when the run is to end without one."""
@@ -145,6 +200,8 @@ class Learner:
                     return event
                 case PhaseChanged():
                     self._view.phase(event.text)
+                case Notice():
+                    self._view.notice(event.text)
                 case FleetFailed():
                     raise event.error
                 case Interrupted():
@@ -156,15 +213,11 @@ class Learner:
         return math.inf if limit is None else max(limit - self._clock.seconds(), 0.0)
 
     def _say_that_nothing_comes(self) -> None:
-        alive = self._receiver.statistics().num_actors_alive
-        num_actors = self._experiment.fleet.num_actors
+        statistics = self._receiver.statistics()
+        alive, num_actors = statistics.num_actors_alive, statistics.num_actors
         text = f"no batch for {QUIET_S:.0f} s ({alive} of {num_actors} actors alive); still waiting"
         log.warning(text)
-        self._view.phase(text)
-
-    def _fraction_done(self) -> float:
-        limit = self._experiment.stop.env_steps
-        return 0.0 if limit is None else min(self.env_steps / limit, 1.0)
+        self._view.notice(text)
 
     def _count(
         self,
@@ -174,17 +227,16 @@ class Learner:
         whole_s: float,
     ) -> Progress:
         batch = ready.batch
-        policy_lag = self.update - batch.weights_version
-        self.policy_lag_sum += policy_lag
-        self.policy_lag_max = max(self.policy_lag_max, policy_lag)
+        lags = self.update - batch.weights_version
+        self.policy_lags.update(_histogram(lags))
         self.update += 1
         self.env_steps += self._experiment.batch_size
         self.num_episodes += len(batch.episode_return)
         self._last_returns.extend(batch.episode_return.tolist())
         self._last_lengths.extend(batch.episode_length.tolist())
         self.last_update_s = self._clock.seconds()
-        if self.first_update_s is None:
-            self.first_update_s = self.last_update_s
+        if self.update == self.first_update + 1:
+            self._rate_from = self.env_steps, self.last_update_s
         statistics = self._receiver.statistics()
         return Progress(
             update=self.update,
@@ -197,27 +249,21 @@ class Learner:
             episode_returns=batch.episode_return,
             episode_lengths=batch.episode_length,
             losses=losses,
-            policy_lag=policy_lag,
+            policy_lag=float(lags.mean()),
             num_actors_alive=statistics.num_actors_alive,
-            num_actors=self._experiment.fleet.num_actors,
+            num_actors=statistics.num_actors,
+            fleet=_lag_numbers(lags) | _fleet_numbers(statistics, ready.ledger),
             time_split=_time_split(ready.times, spent_s, whole_s),
             stop=self._stop_fractions(),
             stop_reason=self._stop_reason(),
         )
 
     def _stop_reason(self) -> str | None:
-        stop = self._experiment.stop
-        mean = self.episode_return_mean
-        if stop.episode_return is not None and len(self._last_returns) == EPISODES:
-            assert mean is not None
-            if math.isfinite(mean) and mean >= stop.episode_return:
-                self.goal_reached_s = self.last_update_s
-                return f"mean return {mean:.1f} reached stop.episode_return={stop.episode_return:g}"
-        if stop.env_steps is not None and self.env_steps >= stop.env_steps:
-            return f"{self.env_steps} steps reached stop.env_steps={stop.env_steps}"
-        if stop.wall_s is not None and self.last_update_s >= stop.wall_s:
-            return f"{self.last_update_s:.1f} s reached stop.wall_s={stop.wall_s:g}"
-        return None
+        stop, mean = self._experiment.stop, self.episode_return_mean
+        returns = len(self._last_returns)
+        if is_goal_reached(stop, mean, returns):
+            self.goal_reached_s = self.last_update_s
+        return stop_reason(stop, mean, returns, self.env_steps, self.last_update_s)
 
     def _stop_fractions(self) -> dict[str, float]:
         stop = self._experiment.stop
@@ -233,6 +279,61 @@ class Learner:
         return {
             key: min(max(share, 0.0), 1.0) for key, share in fractions.items() if share == share
         }
+
+
+def is_goal_reached(stop: StopSettings, mean: float | None, num_episodes: int) -> bool:
+    """mean: over the last `num_episodes` episodes; there must be 100."""
+    if stop.episode_return is None or mean is None or num_episodes < EPISODES:
+        return False
+    return math.isfinite(mean) and mean >= stop.episode_return
+
+
+def stop_reason(
+    stop: StopSettings, mean: float | None, num_episodes: int, env_steps: int, wall_s: float
+) -> str | None:
+    """Which condition ends a run that has come so far, in words; None if it goes on."""
+    if is_goal_reached(stop, mean, num_episodes):
+        return f"mean return {mean:.1f} reached stop.episode_return={stop.episode_return:g}"
+    if stop.env_steps is not None and env_steps >= stop.env_steps:
+        return f"{env_steps} steps reached stop.env_steps={stop.env_steps}"
+    if stop.wall_s is not None and wall_s >= stop.wall_s:
+        return f"{wall_s:.1f} s reached stop.wall_s={stop.wall_s:g}"
+    return None
+
+
+def _histogram(lags: np.ndarray) -> dict[int, int]:
+    values, counts = np.unique(lags, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _lag_numbers(lags: np.ndarray) -> dict[str, float]:
+    """How the policy lags of a batch's columns are spread."""
+    half, most = np.percentile(lags, [50, 95])
+    return {
+        "policy_lag_p50": float(half),
+        "policy_lag_p95": float(most),
+        "policy_lag_max": float(lags.max()),
+    }
+
+
+def _fleet_numbers(statistics: ReceiverStatistics, ledger: Ledger | None) -> dict[str, float]:
+    """What befell the fleet, and the account of all unrolls, by name."""
+    numbers: dict[str, float] = {
+        "actor_restarts": statistics.actor_restarts,
+        "host_restarts": statistics.host_restarts,
+        "envs_set_aside": statistics.envs_set_aside,
+        "episodes_lost": statistics.episodes_lost,
+        "refused": statistics.control_refused
+        + sum(count for name, count in statistics.verdicts.items() if name != "accepted"),
+    }
+    for unit, totals in (("unrolls", ledger.unrolls), ("steps", ledger.steps)) if ledger else ():
+        numbers[f"{unit}_produced"] = totals.produced
+        numbers[f"{unit}_trained"] = totals.trained
+        numbers[f"{unit}_in_flight"] = totals.in_flight
+        for reason, count in totals.dropped.items():
+            numbers[f"{unit}_dropped_{reason}"] = count
+        numbers[f"{unit}_balance"] = totals.balance
+    return numbers
 
 
 def _time_split(times: ActorTimes, spent_s: dict[str, float], whole_s: float) -> dict[str, float]:

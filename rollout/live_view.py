@@ -69,6 +69,9 @@ class QuietView:
     def phase(self, text: str) -> None:
         pass
 
+    def notice(self, text: str) -> None:
+        pass
+
     def write(self, progress: Progress) -> None:
         self._stop_reason = progress.stop_reason
 
@@ -95,6 +98,9 @@ class LineView(QuietView):
         self._unsaid: Progress | None = None
 
     def phase(self, text: str) -> None:
+        self._print(f"{text}\n")
+
+    def notice(self, text: str) -> None:
         self._print(f"{text}\n")
 
     def write(self, progress: Progress) -> None:
@@ -131,6 +137,15 @@ class TableView(QuietView):
             columns = _columns(self._out)
             self._print(f"\r\x1b[K{text[: columns - 2]} …")
             self._has_status = True
+
+    def notice(self, text: str) -> None:
+        """Above the table, where it stays."""
+        if self._live is None:
+            self._clear_status()
+            self._print(f"{text}\n")
+        else:
+            with contextlib.suppress(OSError):
+                self._live.console.print(text, markup=False, highlight=False)
 
     def write(self, progress: Progress) -> None:
         super().write(progress)
@@ -181,7 +196,7 @@ def progress_line(progress: Progress) -> str:
         f"{progress.env_steps:,} steps",
         f"{progress.env_steps_per_s:,.0f} steps/s",
         f"return {_number(progress.episode_return_mean)}",
-        f"lag {progress.policy_lag}",
+        f"lag {progress.policy_lag:.3g}",
         f"actors {_actors(progress)}",
         *(f"{key} {share:.0%}" for key, share in progress.stop.items()),
         f"{progress.wall_s:.1f} s",
@@ -214,7 +229,7 @@ def _rows(progress: Progress) -> Iterator[tuple[str, str]]:
     yield "steps", f"{progress.env_steps:,}  ({progress.env_steps_per_s:,.0f} per second)"
     yield (
         "updates",
-        f"{progress.update:,}  in {progress.wall_s:.1f} s, policy lag {progress.policy_lag}",
+        f"{progress.update:,}  in {progress.wall_s:.1f} s, policy lag {progress.policy_lag:.3g}",
     )
     losses = "  ".join(
         f"{name.removeprefix('losses/')} {value:.3g}"

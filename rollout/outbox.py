@@ -1,18 +1,23 @@
-"""An actor's end of the stream: says hello, waits for credit, sends unrolls."""
+"""An actor's end of the stream: asks for a share, waits for credit, sends unrolls."""
 
 import time
+from dataclasses import dataclass
 
 import zmq
 
-from rollout.inbox import Verdict
 from rollout.plan import HostPlan
 from rollout.wire import (
+    REPLY_BYTES,
     ActorTimes,
     Answer,
+    Greeting,
     Header,
     Kind,
     Malformed,
+    Reply,
+    Verdict,
     decode_reply,
+    encode_greeting,
     encode_header,
     routing_id,
 )
@@ -20,6 +25,17 @@ from rollout.wire import (
 
 class Refused(Exception):
     """The learner will not have this actor's messages."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What an actor is to act. states: of its environments, as `Envs.restore` takes them."""
+
+    cut: int
+    first_env: int
+    num_envs: int
+    first_unroll: int
+    states: bytes
 
 
 class Outbox:
@@ -31,7 +47,7 @@ class Outbox:
         self._incarnation = incarnation
         self._sequence = 0
         self._acknowledged = 0  # unrolls before this sequence number
-        self.first_env, self.num_envs = plan.share_of(actor)
+        self._assignment = Assignment(0, 0, 0, 0, b"")
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
         options = {
@@ -39,7 +55,7 @@ class Outbox:
             zmq.LINGER: 0,
             zmq.IMMEDIATE: 1,
             zmq.SNDHWM: plan.window + 1,
-            zmq.MAXMSGSIZE: 1024,  # replies are small
+            zmq.MAXMSGSIZE: REPLY_BYTES + plan.num_envs * plan.schema.state_bytes,
             # No heartbeats on one machine: the kernel tells of every death, and a process that is
             # only stopped (Ctrl-Z, a debugger) must find its connections when it goes on.
         }
@@ -53,20 +69,25 @@ class Outbox:
             f"{self._unacknowledged} unacknowledged)"
         )
 
-    def wait_welcome(self) -> int:
-        """Say hello; returns the unroll to begin with. Raises Refused."""
-        self._send(Kind.HELLO, self._plan.schema.digest)
-        answer, number = self._receive()
-        if answer != Answer.WELCOME:
-            raise Refused(f"the learner answered {Answer(answer).name}")
-        return number
+    def wait_assignment(self, produced: tuple[int, int]) -> Assignment:
+        """Ask for a share of the environments; blocks until there is one. Raises Refused.
+
+        produced: unrolls and steps that this actor's lives have sealed so far.
+        """
+        self._send(Kind.HELLO, encode_greeting(Greeting(self._plan.schema.digest, *produced)))
+        while True:
+            reply, states = self._receive()
+            if reply.answer == Answer.WELCOME:
+                break
+        self._assignment = Assignment(
+            reply.cut, reply.first_env, reply.num_envs, reply.number, states
+        )
+        return self._assignment
 
     def wait_credit(self) -> None:
         """Return when another unroll may be sent; blocks in the kernel until then."""
         while self._unacknowledged >= self._plan.window or self._has_answers():
-            answer, number = self._receive()
-            if answer == Answer.ACKNOWLEDGED:  # of this unroll, and of all before it
-                self._acknowledged = max(self._acknowledged, number + 1)
+            self._receive()
 
     @property
     def _unacknowledged(self) -> int:
@@ -76,6 +97,7 @@ class Outbox:
         self,
         payload: memoryview,
         unroll_index: int,
+        weights_version: int,
         num_finals: int,
         num_episodes: int,
         times: ActorTimes,
@@ -85,28 +107,27 @@ class Outbox:
             Kind.UNROLL,
             payload,
             unroll_index=unroll_index,
-            weights_version=self._plan.weights_version_for(unroll_index),
+            weights_version=weights_version,
+            first_env=self._assignment.first_env,
+            num_envs=self._assignment.num_envs,
             num_finals=num_finals,
             num_episodes=num_episodes,
             **times._asdict(),
         )
         self._sequence += 1
 
-    def close(self) -> None:
-        """Drop what is not sent and let go of the socket."""
-        self._context.destroy(linger=0)
+    def close(self, linger_s: float = 0.0) -> None:
+        """Let go of the socket; what is not sent by then is dropped."""
+        self._context.destroy(linger=int(1000 * linger_s))
 
     def _send(self, kind: Kind, payload: bytes | memoryview, **numbers: int) -> None:
-        fields = dict.fromkeys(("unroll_index", "weights_version", "num_finals", "num_episodes"), 0)
-        header = Header(
+        header = _EMPTY._replace(
             kind=kind,
             run=self._plan.run,
             actor=self._actor,
             incarnation=self._incarnation,
             sequence=self._sequence,
-            first_env=self.first_env,
-            num_envs=self.num_envs,
-            **(fields | numbers),
+            **numbers,
         )
         self._socket.send(encode_header(header, payload), zmq.SNDMORE)
         self._socket.send(payload)
@@ -114,10 +135,11 @@ class Outbox:
     def _has_answers(self) -> bool:
         return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
-    def _receive(self) -> tuple[int, int]:
+    def _receive(self) -> tuple[Reply, bytes]:
+        """The next reply and its payload; acknowledgements are counted here."""
         frames = self._socket.recv_multipart()
         try:
-            reply = decode_reply(frames[-1])
+            reply = decode_reply(*frames[:2])
         except Malformed as error:
             raise Refused(f"the learner's answer is {error}") from error
         if reply.run != self._plan.run:
@@ -125,7 +147,12 @@ class Outbox:
         if reply.answer == Answer.REFUSED:
             verdict = Verdict(reply.number).name.lower().replace("_", " ")
             raise Refused(f"the learner refused this actor's message: {verdict}")
-        return reply.answer, reply.number
+        if reply.answer == Answer.ACKNOWLEDGED:  # of this unroll, and of all before it
+            self._acknowledged = max(self._acknowledged, reply.number + 1)
+        return reply, frames[1] if len(frames) > 1 else b""
+
+
+_EMPTY = Header(0, b"", *[0] * (len(Header._fields) - 2))
 
 
 class Stopwatch:

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,9 +13,10 @@ from rollout.learners.unroll import UnrollSchema
 class HostPlan(msgspec.Struct, frozen=True):
     """A run, as far as one host takes part in it.
 
-    run: 16 random bytes. socket_directory, memory_directory: the run's own, 0700; the agent removes
-    them at the end. import_path: the folder the command was started in, where environments of the
-    user's own are found. window: unacknowledged unrolls an actor may have.
+    run: 16 random bytes. socket_directory: the run's own, 0700; the learner's. memory_directory:
+    this host's own, 0700. import_path: the folder the command was started in, where environments of
+    the user's own are found. num_actors: of this host. window: unacknowledged unrolls an actor may
+    have. hang_s: seconds an unroll may take; None: derived from those measured.
     """
 
     run: bytes
@@ -27,8 +28,10 @@ class HostPlan(msgspec.Struct, frozen=True):
     seed: int
     num_envs: int
     num_actors: int
+    mode: Literal["lockstep", "async"]
     policy_lag: int
     window: int
+    hang_s: float | None
     network: NetworkSpec
     schema: UnrollSchema
 
@@ -44,27 +47,17 @@ class HostPlan(msgspec.Struct, frozen=True):
 
     @property
     def control_endpoint(self) -> str:
-        """Where the host agent talks to the learner."""
+        """Where host agents talk to the learner."""
         return f"ipc://{self.socket_directory}/control"
 
-    def share_of(self, actor: int) -> tuple[int, int]:
-        """(first environment, number of environments) of an actor."""
-        return share_of(actor, self.num_actors, self.num_envs)
-
-    def weights_version_for(self, unroll_index: int) -> int:
-        """The version that acts this unroll in lockstep (DESIGN: lockstep)."""
-        return max(0, unroll_index - self.policy_lag)
+    @property
+    def is_lockstep(self) -> bool:
+        return self.mode == "lockstep"
 
 
 def run_name(run: bytes) -> str:
     """The part of a run's identity that people get to see."""
     return run.hex()[:12]
-
-
-def share_of(actor: int, num_actors: int, num_envs: int) -> tuple[int, int]:
-    """Contiguous shares; the first `num_envs % num_actors` actors have one environment more."""
-    size, more = divmod(num_envs, num_actors)
-    return actor * size + min(actor, more), size + (actor < more)
 
 
 _LENGTH = struct.Struct("<I")

@@ -19,12 +19,13 @@ class Progress:
     episode_return_mean, episode_length_mean: over the last 100 episodes, or None before the first.
     num_episodes: finished so far. episode_returns, episode_lengths: of those in this update's
         batch, in the order (t, environment).
-    losses: what the algorithm reports, by TensorBoard name. policy_lag: weights versions between
-        this batch's and the newest when it was trained on.
+    losses: what the algorithm reports, by TensorBoard name. policy_lag: mean of the weights
+        versions between those of this batch's unrolls and the newest when it was trained on.
     num_actors_alive, num_actors: actor processes.
     time_split: shares of wall time since the last update, by name (each 0 … 1): `learner/update`,
         `learner/wait`, `learner/other`; `actor/act`, `actor/wait_weights`, `actor/wait_credit`
         (of the actors' time for this batch).
+    fleet: the account of all unrolls, and what befell the fleet, by name.
     stop: progress towards each stop condition, 0 … 1, by key of the [stop] table.
     stop_reason: why the run ends with this update, or None.
     """
@@ -39,10 +40,11 @@ class Progress:
     episode_returns: np.ndarray
     episode_lengths: np.ndarray
     losses: Mapping[str, float]
-    policy_lag: int
+    policy_lag: float
     num_actors_alive: int
     num_actors: int
     time_split: Mapping[str, float] = field(default_factory=dict)
+    fleet: Mapping[str, float] = field(default_factory=dict)
     stop: Mapping[str, float] = field(default_factory=dict)
     stop_reason: str | None = None
 
@@ -54,6 +56,10 @@ class View(Protocol):
         """What the run is doing while there are no updates."""
         ...
 
+    def notice(self, text: str) -> None:
+        """Something happened that the run survives: a death, a full disk."""
+        ...
+
     def write(self, progress: Progress) -> None: ...
 
     def finish(self, summary: Summary, run_dir: Path) -> None: ...
@@ -63,5 +69,6 @@ class NoView:
     """Tells nobody."""
 
     def phase(self, text: str) -> None: ...
+    def notice(self, text: str) -> None: ...
     def write(self, progress: Progress) -> None: ...
     def finish(self, summary: Summary, run_dir: Path) -> None: ...

@@ -1,118 +1,95 @@
 """The learner's end of the stream: a thread that receives while the learner trains.
 
 It owns both sockets. Unrolls go by the inbox's verdict to the assembler; full batches go to the
-learner; weights go from the learner to the host agents, which announce and pull decouple.
-What happened is told to the learner as events, in one queue.
+learner; what host agents say goes to `Hosts`. What happened is told to the learner as events, in
+one queue; what the learner wants comes the other way as requests.
 """
 
-import hashlib
 import logging
 import os
 import queue
-import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import msgspec
+import numpy as np
 import zmq
 
-from rollout import control
-from rollout.assembler import BatchAssembler, FullBatch
+from rollout.assembler import Arrival, Assembler, Placed
 from rollout.cluster import Cluster
-from rollout.envs.errors import EnvError
 from rollout.errors import RunFailed
-from rollout.inbox import Inbox, Verdict
-from rollout.learners.unroll import Batch, Unroll
+from rollout.events import Event, FleetFailed
+from rollout.hosts import Hosts
+from rollout.inbox import Inbox, Judgement
+from rollout.learners.unroll import Batch
+from rollout.ledger import Ledger
+from rollout.shares import Share
 from rollout.wire import (
     Answer,
     Header,
     Kind,
     Malformed,
     Reply,
+    Verdict,
     decode_header,
     encode_reply,
+    routing_id,
 )
 
 log = logging.getLogger(__name__)
-LAST_WORDS_MS = 100  # for what an agent sent before it ended to come in
-CRASHED = {
-    int(signal.SIGSEGV): "; its environment probably wrote outside an array: "
-    "run it in plain Python with Envs(…, jit=False)"
-}
 MOST_AT_ONCE = 64  # unrolls received before the other sockets get a look
-
-
-@dataclass(frozen=True)
-class PhaseChanged:
-    """The fleet is a step further on its way to the first unroll."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class FleetFailed:
-    """The run cannot go on."""
-
-    error: RunFailed | EnvError
-
-
-@dataclass(frozen=True)
-class FleetStopped:
-    """All actors have ended. produced: unrolls by actor; empty if nobody could say."""
-
-    produced: list[int]
-
-
-@dataclass(frozen=True)
-class Interrupted:
-    """Ctrl-C or SIGTERM."""
-
-    signal_number: int
-
-
-Event = FullBatch | PhaseChanged | FleetFailed | FleetStopped | Interrupted
+LOOK_EVERY_S = 0.5  # for the thread's death, while an answer is waited for
 
 
 @dataclass(frozen=True)
 class ReceiverStatistics:
-    """Counts since the start.
+    """Counts since the start. control_refused: messages no host agent of this run can have sent."""
 
-    unrolls_put: accepted and in a batch, by actor.
-    control_refused: messages that no host agent of this run can have sent.
-    """
-
-    unrolls_put: list[int]
     verdicts: dict[str, int]
     control_refused: int
     num_actors_alive: int
+    num_actors: int
+    actor_restarts: int
+    host_restarts: int
+    envs_set_aside: int
+    episodes_lost: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint needs of the receiver, at one moment between two updates.
+
+    env_state: after what was trained on, uint8 [num_envs, state_bytes]. account: Account.state().
+    """
+
+    env_state: np.ndarray
+    account: dict[str, Any]
 
 
 class Receiver:
-    """Receives for one run. `events` is for the learner to read; the methods are its to call.
-
-    batches: policy_lag + 1 of them (see assembler.py).
-    """
+    """Receives for one run. `events` is for the learner to read; the methods are its to call."""
 
     def __init__(
         self,
         cluster: Cluster,
         inbox: Inbox,
-        batches: Sequence[Batch],
+        assembler: Assembler,
         events: "queue.SimpleQueue[Event]",
+        failures_folder: Path,
+        sets_aside: bool = False,
     ) -> None:
+        """failures_folder, sets_aside: see Hosts."""
         self.events = events
         self._cluster = cluster
-        self._plan = cluster.plan
         self._inbox = inbox
-        self._assembler = BatchAssembler(batches)
-        self._versions: dict[int, bytes] = {}
-        self._agents: set[bytes] = set()
-        self._alive: set[int] = set()
-        self._errors: dict[int, str] = {}
-        self._is_stopping = self._has_stopped = self._agent_has_ended = False
-        self._unrolls_put = [0] * cluster.plan.num_actors
-        self._control_refused = 0
+        self._assembler = assembler
+        self._poller = zmq.Poller()
+        self._watched: set[int] = set()
+        self._hosts = Hosts(
+            cluster, inbox, failures_folder, sets_aside, events.put, self._watch, self._unwatch
+        )
         self._logged: set[str] = set()
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
@@ -120,39 +97,67 @@ class Receiver:
         self._thread.start()
 
     def __repr__(self) -> str:
-        return f"Receiver({sum(self._unrolls_put)} unrolls, {len(self._alive)} actors alive)"
+        return f"Receiver({self._inbox!r}, {self._assembler!r}, {self._hosts!r})"
 
     def statistics(self) -> ReceiverStatistics:
         return ReceiverStatistics(
-            unrolls_put=list(self._unrolls_put),
             verdicts=self._inbox.statistics().verdicts,
-            control_refused=self._control_refused,
-            num_actors_alive=len(self._alive),
+            control_refused=self._hosts.refused,
+            num_actors_alive=len(self._hosts.alive),
+            num_actors=self._hosts.num_actors,
+            actor_restarts=self._hosts.actor_restarts,
+            host_restarts=self._hosts.host_restarts,
+            envs_set_aside=self._hosts.envs_set_aside,
+            episodes_lost=self._inbox.states.episodes_lost,
         )
 
     # What the learner asks for
 
     def publish(self, version: int, weights: bytes) -> None:
         """Let the fleet have these weights (float32, flat)."""
-        self._request(self._announce, version, weights)
+        self._request(self._hosts.announce, version, weights)
 
-    def recycle(self, batch: Batch) -> None:
-        """Give a batch back to be filled again."""
-        self._request(self._assembler.recycle, batch)
+    def trained(self, batch: Batch) -> None:
+        """Count a batch as trained on, and have it filled again."""
+        self._request(self._on_trained, batch)
 
     def stop_fleet(self) -> None:
         """End the actors; FleetStopped (or FleetFailed) follows."""
-        self._request(self._stop)
+        self._request(self._hosts.stop)
+
+    def ledger(self, with_actors: bool = False) -> Ledger:
+        """The account as it stands."""
+        return self._ask(lambda: self._ledger(with_actors))
+
+    def end_account(self) -> Ledger:
+        """The account of a fleet that has stopped: what was not trained on will never be."""
+        return self._ask(self._end_account)
+
+    def snapshot(self) -> Snapshot:
+        """What a checkpoint needs."""
+        return self._ask(self._snapshot)
 
     def close(self) -> None:
         """End the thread."""
         self._request(None)
         self._thread.join()
+        self._hosts.close()
         os.close(self._wake)
 
     def _request(self, action, *arguments) -> None:
         self._requests.put((action, arguments))
         os.eventfd_write(self._wake, 1)
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        answers: queue.SimpleQueue = queue.SimpleQueue()
+        self._request(lambda: answers.put(question()))
+        while True:
+            is_alive = self._thread.is_alive()  # asked first: its last answer may be on the way
+            try:
+                return answers.get(timeout=LOOK_EVERY_S)
+            except queue.Empty:
+                if not is_alive:
+                    raise RunFailed("the receiver has failed; see run.log") from None
 
     # The thread
 
@@ -165,11 +170,10 @@ class Receiver:
 
     def _serve(self) -> None:
         unrolls, messages = self._cluster.unrolls, self._cluster.control
-        poller = zmq.Poller()
-        for source in (unrolls, messages, self._wake, self._cluster.agent_end):
-            poller.register(source, zmq.POLLIN)
+        for source in (unrolls, messages, self._wake):
+            self._poller.register(source, zmq.POLLIN)
         while True:
-            ready = dict(poller.poll())
+            ready = dict(self._poller.poll())
             if self._wake in ready:
                 os.eventfd_read(self._wake)
                 while not self._requests.empty():
@@ -179,30 +183,21 @@ class Receiver:
                     action(*arguments)
             if messages in ready:
                 sender, *frames = messages.recv_multipart()
-                self._on_message(sender, frames)
+                self._hosts.on_message(sender, frames)
+                self._share_out()
             if unrolls in ready:
                 self._receive_unrolls()
-            if self._cluster.agent_end in ready:
-                poller.unregister(self._cluster.agent_end)
-                self._on_agent_end()
+            for end in self._watched.intersection(ready):
+                self._hosts.on_end(end)
+                self._share_out()
 
-    def _fail(self, reason: str) -> None:
-        if not self._is_stopping:
-            self.events.put(FleetFailed(RunFailed(reason)))
+    def _watch(self, end: int) -> None:
+        self._watched.add(end)
+        self._poller.register(end, zmq.POLLIN)
 
-    def _on_agent_end(self) -> None:
-        self._agent_has_ended = True
-        while not self._has_stopped and self._cluster.control.poll(LAST_WORDS_MS):
-            sender, *frames = self._cluster.control.recv_multipart()
-            self._on_message(sender, frames)
-        self._fail("the host agent process ended, and its actors with it; see run.log")
-        if self._is_stopping and not self._has_stopped:
-            self.events.put(FleetStopped([]))
-
-    def _log_once(self, kind: str, text: str) -> None:
-        if kind not in self._logged:
-            self._logged.add(kind)
-            log.warning("%s; others like it are only counted", text)
+    def _unwatch(self, end: int) -> None:
+        self._watched.discard(end)
+        self._poller.unregister(end)
 
     # Unrolls
 
@@ -224,130 +219,80 @@ class Receiver:
             self._inbox.count(Verdict.MALFORMED)
             self._log_once("unreadable", f"refused a message from {sender!r}: {error}")
             return
-        verdict, unroll = self._inbox.judge(header, sender, payload)
-        if unroll is not None:
-            self._put(sender, header, unroll)
-        elif header.kind == Kind.HELLO and verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE):
-            self._reply(sender, Answer.WELCOME, self._inbox.actors[header.actor].first_unroll)
-        elif verdict == Verdict.DUPLICATE:
+        judgement = self._inbox.judge(header, sender, payload)
+        if judgement.verdict == Verdict.DUPLICATE:
             self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
+        elif judgement.verdict != Verdict.ACCEPTED:
+            self._reply(sender, Answer.REFUSED, judgement.verdict)
+            name = judgement.verdict.name
+            self._log_once(name, f"refused a message as {name}: {header}")
+        elif header.kind == Kind.HELLO:
+            self._hosts.on_actor_hello(header.actor, judgement.lost)
+            self._share_out()
         else:
-            self._reply(sender, Answer.REFUSED, verdict)
-            self._log_once(verdict.name, f"refused a message as {verdict.name}: {header}")
+            self._put(sender, header, judgement)
 
-    def _put(self, sender: bytes, header: Header, unroll: Unroll) -> None:
-        full = self._assembler.put(header, unroll)
-        self._unrolls_put[header.actor] += 1
-        self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
-        for batch in full:
-            self.events.put(batch)
+    def _put(self, sender: bytes, header: Header, judgement: Judgement) -> None:
+        assert judgement.unroll is not None and judgement.env is not None
+        arrival = Arrival(sender, header, judgement.unroll, judgement.env)
+        self._on_placed(self._assembler.put(arrival))
+        if self._inbox.shares.is_cutting:
+            self._share_out()
 
-    def _reply(self, receiver: bytes, answer: Answer, number: int) -> None:
-        reply = encode_reply(Reply(answer, self._plan.run, number))
+    def _on_placed(self, placed: Placed) -> None:
+        for arrival in placed.acknowledge:
+            self._reply(arrival.sender, Answer.ACKNOWLEDGED, arrival.header.sequence)
+        for full in placed.full:
+            full.ledger = self._ledger()
+            self.events.put(full)
+
+    def _share_out(self) -> None:
+        """Give shares to all actors that ask, as far as there are any."""
+        self._hosts.cut_anew()
+        for actor, share in self._inbox.shares.grants(self._assembler.is_settled):
+            self._welcome(actor, share)
+        self._hosts.release()
+
+    def _welcome(self, actor: int, share: Share) -> None:
+        inbox = self._inbox
+        envs = inbox.shares.order[share.first_env : share.first_env + share.num_envs]
+        inbox.account.grant(actor, inbox.schema.unroll_length * share.num_envs)
+        states = inbox.states.give(envs)
+        receiver = routing_id(actor, inbox.actors[actor].incarnation)
+        place = (share.next_unroll, share.cut, share.first_env, share.num_envs)
+        self._reply(receiver, Answer.WELCOME, *place, payload=states)
+
+    def _reply(self, receiver: bytes, answer: Answer, *numbers: int, payload: bytes = b"") -> None:
+        reply = encode_reply(Reply(answer, self._inbox.run, *numbers), payload)
         try:
-            self._cluster.unrolls.send_multipart((receiver, reply))
+            self._cluster.unrolls.send_multipart((receiver, reply, payload))
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:  # it is gone; its end is told by its host
                 raise
 
-    # Weights and the host agents
+    def _log_once(self, kind: str, text: str) -> None:
+        if kind not in self._logged:
+            self._logged.add(kind)
+            log.warning("%s; others like it are only counted", text)
 
-    def _announce(self, version: int, weights: bytes) -> None:
-        self._versions[version] = weights
-        self._inbox.newest_version = version
-        # One machine: its agent has pulled every version but the newest when an unroll of
-        # version - policy_lag is in a batch; two more are kept than can be asked for.
-        self._versions.pop(version - self._plan.policy_lag - 3, None)
-        for agent in self._agents:
-            self._tell_version(agent, version)
+    # The account
 
-    def _tell_version(self, agent: bytes, version: int) -> None:
-        weights = self._versions[version]
-        digest = hashlib.sha256(weights).digest()
-        self._tell(agent, control.Announce(version, len(weights), digest))
+    def _on_trained(self, batch: Batch) -> None:
+        self._inbox.states.train(batch)
+        parts, placed = self._assembler.recycle(batch)
+        self._inbox.account.train(parts)
+        self._on_placed(placed)
+        if self._inbox.shares.is_cutting:
+            self._share_out()
 
-    def _tell(self, agent: bytes, message: control.ToAgent, *frames: bytes) -> None:
-        try:
-            self._cluster.control.send_multipart((agent, control.encode(message), *frames))
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+    def _ledger(self, with_actors: bool = False) -> Ledger:
+        self._hosts.observe()
+        return self._inbox.account.ledger(with_actors)
 
-    def _on_message(self, agent: bytes, frames: list[bytes]) -> None:
-        try:
-            message = control.decode_to_learner(frames[0])
-        except (IndexError, msgspec.DecodeError) as error:
-            self._refuse_message("unreadable control message", f"{agent!r}: {error}")
-            return
-        if not self._is_possible(agent, message):
-            self._refuse_message(type(message).__name__, f"{agent!r}: {message}"[:1000])
-            return
-        match message:
-            case control.Hello():
-                self._agents.add(agent)
-                for version in sorted(self._versions):
-                    self._tell_version(agent, version)
-            case control.Pull():
-                self._tell(agent, control.Weights(message.version), self._versions[message.version])
-            case control.Ready():
-                self.events.put(
-                    PhaseChanged(f"compiled in {message.compile_s:.1f} s; forking actors")
-                )
-            case control.ActorStarted():
-                self._alive.add(message.actor)
-            case control.ActorError():
-                self._errors.setdefault(message.actor, message.error)
-            case control.Unprepared():
-                if message.is_authors:
-                    self.events.put(FleetFailed(EnvError(message.error)))
-                else:
-                    self._fail(f"the environment could not be prepared: {message.error}")
-            case control.ActorExited():
-                self._on_actor_exit(message)
-            case control.Failed():
-                self._fail(message.reason)
-            case control.Stopped():
-                self._has_stopped = True
-                self.events.put(FleetStopped(message.produced))
+    def _end_account(self) -> Ledger:
+        self._inbox.account.drop_held(self._assembler.held())
+        return self._ledger(with_actors=True)
 
-    def _is_possible(self, agent: bytes, message: control.ToLearner) -> bool:
-        """Whether an agent of this run can have said that."""
-        num_actors = self._plan.num_actors
-        match message:
-            case control.Hello():
-                return message.run == self._plan.run
-            case control.Pull():
-                is_possible = message.version in self._versions
-            case control.ActorStarted() | control.ActorExited() | control.ActorError():
-                is_possible = 0 <= message.actor < num_actors
-            case control.Stopped():
-                is_possible = len(message.produced) == num_actors and min(message.produced) >= 0
-            case _:
-                is_possible = True
-        return is_possible and agent in self._agents
-
-    def _refuse_message(self, kind: str, text: str) -> None:
-        self._control_refused += 1
-        self._log_once(kind, f"refused a control message of {text}")
-
-    def _on_actor_exit(self, message: control.ActorExited) -> None:
-        self._alive.discard(message.actor)
-        how = (
-            f"was killed by {signal.Signals(-message.status).name}"
-            if message.status < 0
-            else f"ended with status {message.status}"
-        )
-        why = self._errors.get(message.actor)
-        self._fail(
-            f"actor {message.actor} (process {message.pid}) {how}"
-            + (f": {why}" if why else CRASHED.get(-message.status, "; run.log may say more"))
-        )
-
-    def _stop(self) -> None:
-        self._is_stopping = True
-        for agent in self._agents:
-            self._tell(agent, control.Stop())
-        if self._agent_has_ended:
-            self.events.put(FleetStopped([]))
-        elif not self._agents:
-            self.events.put(FleetStopped([0] * self._plan.num_actors))
+    def _snapshot(self) -> Snapshot:
+        self._hosts.observe()
+        return Snapshot(self._inbox.states.trained.copy(), self._inbox.account.state())

@@ -1,86 +1,148 @@
 """What a run leaves besides metrics: checkpoints on its way, a summary at its end."""
 
+import logging
 import time
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from rollout.checkpoint import named_parameters, save_checkpoint
+from rollout.checkpoint import PARAMETERS, Checkpoint, named_parameters, save_checkpoint
 from rollout.envs.errors import EnvError
-from rollout.errors import OperatorError
+from rollout.errors import OperatorError, RunFailed
 from rollout.experiment import Experiment
 from rollout.learner import Learner
+from rollout.ledger import Account, Ledger
+from rollout.receiver import Receiver, ReceiverStatistics
 from rollout.run_directory import RunDirectory
-from rollout.summary import Ledger, PolicyLag, Summary, params_digest, versions
+from rollout.summary import PolicyLag, Summary, params_digest, versions
 
 if TYPE_CHECKING:  # torch is imported while the template starts, not before
-    from rollout.learners.algorithm import Algorithm
-    from rollout.learners.torch_network import TorchNetwork
+    import torch
 
+    from rollout.learners.algorithm import Algorithm
+
+log = logging.getLogger(__name__)
 
 ALGORITHM = "algorithm/"  # begins the names of what the algorithm needs to go on
+ENV_STATE = "env_state"
+RETRY_S = 10.0  # after a checkpoint that could not be written
 
 
 class CheckpointSaver:
-    """Writes checkpoints: when they are due, and when the run ends, but for bad input."""
+    """Writes checkpoints: when they are due, and when the run ends, but for bad input.
 
-    def __init__(self, directory: RunDirectory, algorithm: "Algorithm", learner: Learner) -> None:
+    A checkpoint holds all that the next update depends on. One that cannot be written is told to
+    people and tried again; only the last one must succeed.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        algorithm: "Algorithm",
+        learner: Learner,
+        receiver: Receiver,
+        notice: Callable[[str], None],
+        before_save: Callable[[], None] = lambda: None,
+    ) -> None:
+        """before_save: brings to disk what must not be behind a checkpoint."""
         self._directory = directory
         self._experiment = directory.experiment
         self._algorithm = algorithm
         self._learner = learner
-        self._saved_update = -1
+        self._receiver = receiver
+        self._notice = notice
+        self._before_save = before_save
+        self._saved_update = learner.update if learner.update else -1  # or what it resumed from
         self._saved_at = time.monotonic()
+        self._retry_at: float | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         is_bad_input = kind is not None and issubclass(kind, EnvError | OperatorError)
-        if not is_bad_input and self._saved_update != self._learner.update:
+        if is_bad_input or self._saved_update == self._learner.update:
+            return
+        try:
             self._save()
+        except RunFailed as error:
+            if kind is None:
+                raise
+            log.error("%s", error)  # what ends the run says more
 
     def save_if_due(self) -> None:
         """Write one if the settings say so."""
+        if not self._is_due():
+            return
+        try:
+            self._save()
+        except RunFailed as error:
+            log.warning("%s", error)
+            if self._retry_at is None:
+                self._notice(f"{error}; training goes on, and so do attempts to write one")
+            self._retry_at = time.monotonic() + RETRY_S
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if self._retry_at is not None:
+            return now >= self._retry_at
         settings = self._experiment.checkpoint
         updates = self._learner.update - max(self._saved_update, 0)
-        minutes = (time.monotonic() - self._saved_at) / 60
-        if minutes >= settings.every_minutes or (
-            settings.every_updates is not None and updates >= settings.every_updates
-        ):
-            self._save()
+        is_many = settings.every_updates is not None and updates >= settings.every_updates
+        return is_many or now - self._saved_at >= 60 * settings.every_minutes
 
     def _save(self) -> None:
         learner, network = self._learner, self._algorithm.network
-        state = {
+        snapshot = self._receiver.snapshot()
+        arrays, state = learner.state()
+        algorithm = {
             f"{ALGORITHM}{name}": np.atleast_1d(tensor.detach().cpu().numpy())
             for name, tensor in self._algorithm.state_dict().items()
         }
+        self._before_save()
         save_checkpoint(
             self._directory.checkpoints,
             learner.update,
-            named_parameters(network.spec, network.export()) | state,
+            {
+                **named_parameters(network.spec, network.export()),
+                **algorithm,
+                **arrays,
+                ENV_STATE: snapshot.env_state,
+            },
             {
                 "config_digest": self._experiment.config_digest,
-                "env_steps": learner.env_steps,
-                "num_episodes": learner.num_episodes,
-                "episode_return_mean": learner.episode_return_mean,
+                "experiment": self._experiment.model_dump(mode="json"),
+                "account": snapshot.account,
+                **state,
             },
             self._experiment.checkpoint.keep,
         )
         self._saved_update = learner.update
         self._saved_at = time.monotonic()
+        self._retry_at = None
+
+
+def algorithm_state(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":
+    """What the algorithm needs to go on."""
+    import torch
+
+    return {
+        name.removeprefix(ALGORITHM): torch.from_numpy(array.copy())
+        for name, array in checkpoint.arrays.items()
+        if name.startswith(ALGORITHM)
+    }
 
 
 def summarize(
     experiment: Experiment,
     learner: Learner,
-    network: "TorchNetwork",
-    unrolls_put: list[int],
+    parameters: dict[str, np.ndarray],
+    ledger: Ledger,
+    statistics: ReceiverStatistics,
     wall_s: float,
 ) -> Summary:
-    """What a run that has ended amounts to. unrolls_put: in batches, by actor."""
-    num_actors = experiment.fleet.num_actors
+    """What a run that has ended amounts to. parameters: of the final policy, by name."""
     return Summary(
         env_steps=learner.env_steps,
         updates=learner.update,
@@ -89,32 +151,49 @@ def summarize(
         episode_return_mean=learner.episode_return_mean,
         goal_reached=learner.goal_reached_s is not None,
         goal_reached_s=learner.goal_reached_s,
-        params_digest=params_digest(named_parameters(network.spec, network.export())),
-        num_actors=num_actors,
-        actor_restarts=0,
-        policy_lag=PolicyLag(
-            mean=learner.policy_lag_sum / max(learner.update, 1), max=learner.policy_lag_max
-        ),
-        ledger=_ledger(experiment, learner, unrolls_put),
+        params_digest=params_digest(parameters),
+        num_actors=experiment.fleet.num_actors,
+        actor_restarts=statistics.actor_restarts,
+        host_restarts=statistics.host_restarts,
+        envs_set_aside=statistics.envs_set_aside,
+        episodes_lost=statistics.episodes_lost,
+        policy_lag=_policy_lag(dict(learner.policy_lags)),
+        ledger=ledger,
         seed=experiment.seed,
         config_digest=experiment.config_digest,
         versions=versions(),
     )
 
 
-def _ledger(experiment: Experiment, learner: Learner, put: list[int]) -> Ledger:
-    """The account of a fleet that has ended: two counts by the actors' side and by ours."""
-    produced = learner.produced or put  # an agent that was killed could not say
-    # Between an actor and its batch there are as many unrolls as its window lets there be. If more
-    # are missing, or fewer than none, the account does not balance.
-    window = experiment.fleet.window
-    in_flight = sum(
-        min(max(made - arrived, 0), window) for made, arrived in zip(produced, put, strict=True)
+def summary_of(experiment: Experiment, checkpoint: Checkpoint) -> Summary:
+    """Of a run that died when all was done but its summary."""
+    state: Any = checkpoint.state
+    account = Account(experiment.fleet.window)
+    account.put_state(state["account"])
+    named = {n: array for n, array in checkpoint.arrays.items() if n.startswith(PARAMETERS)}
+    return Summary(
+        env_steps=state["env_steps"],
+        updates=checkpoint.update,
+        wall_s=state["wall_s"],
+        env_steps_per_s=0.0,
+        episode_return_mean=state["episode_return_mean"],
+        goal_reached=state["goal_reached_s"] is not None,
+        goal_reached_s=state["goal_reached_s"],
+        params_digest=params_digest(named),
+        num_actors=experiment.fleet.num_actors,
+        actor_restarts=0,
+        host_restarts=0,
+        envs_set_aside=0,
+        episodes_lost=0,
+        policy_lag=_policy_lag(dict(state["policy_lags"])),
+        ledger=account.ledger(with_actors=True),
+        seed=experiment.seed,
+        config_digest=experiment.config_digest,
+        versions=versions(),
     )
-    trained = learner.update * experiment.fleet.num_actors
-    return Ledger(
-        produced=sum(produced),
-        trained=trained,
-        in_flight=in_flight,
-        dropped={"run_ended": sum(put) - trained},
-    )
+
+
+def _policy_lag(counts: dict[int, int]) -> PolicyLag:
+    total = sum(lag * count for lag, count in counts.items())
+    mean = total / max(sum(counts.values()), 1)
+    return PolicyLag(mean=mean, max=max(counts, default=0), counts=counts)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from gymnasium.spaces import Discrete
 
-from rollout.envs.batch import action_dtype
+from rollout.envs.batch import action_dtype, state_bytes
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.learners.network import NetworkSpec, make_mlp
 from rollout.learners.unroll import UnrollSchema
@@ -37,4 +37,5 @@ def make_schema(env: type[CompiledEnv], unroll_length: int, has_value: bool) -> 
         action_shape=(),
         action_dtype=action_dtype(env).str,
         has_value=has_value,
+        state_bytes=state_bytes(env),
     )

@@ -5,12 +5,13 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rollout import __version__
+from rollout.ledger import Ledger
 
 # Whose versions may change a run's numbers.
 PACKAGES = ("numpy", "numba", "llvmlite", "torch", "gymnasium", "pyzmq", "safetensors")
@@ -18,38 +19,14 @@ PACKAGES = ("numpy", "numba", "llvmlite", "torch", "gymnasium", "pyzmq", "safete
 
 @dataclass(frozen=True)
 class PolicyLag:
-    """Weights versions between an unroll's and the newest when it was trained on, over a run."""
+    """Weights versions between an unroll's and the newest when it was trained on, over a run.
+
+    counts: environments' unrolls by lag.
+    """
 
     mean: float
     max: int
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """The account of all unrolls of a run.
-
-    produced: sealed by actors. trained: in a batch that was trained on. in_flight: neither, when
-    the account was made. dropped: by reason, those that no batch will hold.
-    """
-
-    produced: int
-    trained: int
-    in_flight: int
-    dropped: Mapping[str, int]
-
-    @property
-    def balance(self) -> int:
-        """Unrolls nobody can account for: 0, or something is wrong."""
-        return self.produced - self.trained - self.in_flight - sum(self.dropped.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "produced": self.produced,
-            "trained": self.trained,
-            "in_flight": self.in_flight,
-            "dropped": dict(self.dropped),
-            "balance": self.balance,
-        }
+    counts: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +40,8 @@ class Summary:
     goal_reached: the mean of at least 100 finished episodes reached `stop.episode_return`.
     goal_reached_s: when, in the seconds of wall_s; None without.
     params_digest: see the function of this name, of the final policy.
+    actor_restarts, host_restarts: since the process started. envs_set_aside: environments that
+        failed and are acted no more. episodes_lost: cut off when hidden state died with its actor.
     """
 
     env_steps: int
@@ -75,6 +54,9 @@ class Summary:
     params_digest: str
     num_actors: int
     actor_restarts: int
+    host_restarts: int
+    envs_set_aside: int
+    episodes_lost: int
     policy_lag: PolicyLag
     ledger: Ledger
     seed: int
@@ -87,6 +69,20 @@ class Summary:
         if mean is not None and not math.isfinite(mean):  # JSON has no such numbers
             mean = None
         return asdict(self) | {"ledger": self.ledger.as_dict(), "episode_return_mean": mean}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Summary":
+        """What `as_dict` returned, and JSON may have been in between. Raises ValueError."""
+        try:
+            lag = content["policy_lag"]
+            counts = {int(version): count for version, count in lag["counts"].items()}
+            others = {
+                "policy_lag": PolicyLag(lag["mean"], lag["max"], counts),
+                "ledger": Ledger.from_dict(content["ledger"]),
+            }
+            return cls(**{**content, **others})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a summary of this version of rollout: {error!r}") from error
 
 
 def params_digest(named_arrays: Mapping[str, np.ndarray]) -> str:

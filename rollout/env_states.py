@@ -1,0 +1,86 @@
+"""The states of all environments, as the learner holds them.
+
+Every unroll brings the states that follow it. A replacement actor begins with the newest ones; a
+checkpoint saves those that follow the last unrolls trained on. And because the states tell episode
+and step, an unroll can be seen to continue what went before: nothing is left out, nothing twice.
+"""
+
+import numpy as np
+
+from rollout.envs.philox import CLOCK
+from rollout.learners.unroll import Batch, Unroll
+
+
+class EnvStates:
+    """State of every environment, uint8 [num_envs, state_bytes]; the first bytes are its clock.
+
+    newest: after its last accepted unroll. trained: after its last unroll trained on.
+    num_unrolls: how many were accepted of each environment, int64 [num_envs].
+    has_hidden_state: the clock is all there is, and whoever takes over begins a new episode.
+    """
+
+    def __init__(
+        self, num_envs: int, state_bytes: int, seed: int, has_hidden_state: bool = False
+    ) -> None:
+        """All environments at the beginning of episode 0."""
+        self.newest = np.zeros((num_envs, state_bytes), np.uint8)
+        self._clocks(self.newest)["env"] = np.arange(num_envs)
+        self._clocks(self.newest)["seed"] = seed
+        self.trained = self.newest.copy()
+        self.num_unrolls = np.zeros(num_envs, np.int64)
+        self._has_hidden_state = has_hidden_state
+        self.episodes_lost = 0
+
+    def __repr__(self) -> str:
+        return f"EnvStates({len(self.newest)} environments, {self.episodes_lost} episodes lost)"
+
+    def put(self, states: np.ndarray, num_unrolls: int) -> None:
+        """Go on from a checkpoint."""
+        self.num_unrolls[:] = num_unrolls
+        self.newest[:] = states
+        self.trained[:] = states
+
+    def give(self, envs: np.ndarray) -> bytes:
+        """What whoever takes these environments over begins with (rollout.envs.batch: restore)."""
+        states = self.newest[envs].tobytes()
+        if self._has_hidden_state:
+            self._restart(envs)
+        return states
+
+    def continues(self, envs: np.ndarray, unroll: Unroll) -> bool:
+        """Whether an unroll of these environments begins where they are held to be."""
+        before, after = self._clocks(self.newest)[envs], self._clocks(unroll.env_state)
+        if not (
+            np.array_equal(before["env"], after["env"])
+            and np.array_equal(before["seed"], after["seed"])
+        ):
+            return False
+        T = len(unroll.reward)
+        ended = unroll.terminated | unroll.truncated
+        since_end = ended[::-1].argmax(axis=0)  # steps after the last end, where there is one
+        has_end = ended.any(axis=0)
+        t = np.where(has_end, since_end, before["t"] + np.int64(T))
+        episode = before["episode"] + np.count_nonzero(ended, axis=0)
+        return np.array_equal(after["t"], t) and np.array_equal(after["episode"], episode)
+
+    def accept(self, envs: np.ndarray, unroll: Unroll) -> None:
+        """These environments are further now."""
+        self.num_unrolls[envs] += 1
+        self.newest[envs] = unroll.env_state
+
+    def train(self, batch: Batch) -> None:
+        """The batch has been trained on."""
+        self.trained[batch.env] = batch.env_state
+
+    def _restart(self, envs: np.ndarray) -> None:
+        """Environments with hidden state were handed on: an episode that was under way is lost."""
+        clocks = self._clocks(self.newest)
+        under_way = envs[clocks["t"][envs] > 0]
+        clocks["episode"][under_way] += 1
+        clocks["t"][under_way] = 0
+        self.episodes_lost += len(under_way)
+
+    @staticmethod
+    def _clocks(states: np.ndarray) -> np.ndarray:
+        """The clocks in states [N, state_bytes], as a view [N]."""
+        return np.ndarray(len(states), CLOCK, states, strides=(states.shape[1],))

@@ -1,0 +1,153 @@
+"""One failed unroll once more: the same environment, state and weights, in this process.
+
+Compiled, as it happened, or as plain Python, where a debugger sees the author's lines.
+"""
+
+import os
+import traceback
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from rollout.envs import registry
+from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.errors import EnvError
+from rollout.envs.philox import CLOCK
+from rollout.errors import OperatorError
+from rollout.failures import Ending, Failure
+from rollout.shapes import make_schema
+
+# Files between us and an author's function, and those that it calls of ours.
+_AROUND = ("acting.py", "acting_kernel.py", "batch.py", "batch_kernel.py", Path(__file__).name)
+_BELOW = ("records.py", "philox.py", "philox_compiled.py")
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the unroll this time.
+
+    ended: None if it came to its end. error: as in a Failure. t: the step of the unroll it was at,
+    -1 before the first. episode, episode_step: of the environment, then. lines: the author's, from
+    the outermost to where it failed, with their source; None of each if nobody could tell.
+    """
+
+    ended: Ending | None
+    error: str = ""
+    t: int | None = None
+    episode: int | None = None
+    episode_step: int | None = None
+    lines: str | None = None
+
+    def is_same(self, failure: Failure) -> bool:
+        """Whether it failed as it did then, at the same step where that is known."""
+        is_same_step = failure.t < 0 or self.t is None or self.t == failure.t
+        is_same_error = self.error == failure.error or failure.ended == "hang"
+        return self.ended == failure.ended and is_same_step and is_same_error
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The outcome, and for a debugger the traceback from the author's function on."""
+
+    outcome: Outcome
+    traceback: types.TracebackType | None = field(default=None, repr=False)
+
+
+def find_failed_env(failure: Failure) -> type[CompiledEnv]:
+    """The environment, from where it came from, or from the current folder if that is gone.
+
+    Raises EnvError if it is not there, and OperatorError if it is not what it was.
+    """
+    folder = failure.import_path if os.path.isdir(failure.import_path) else os.getcwd()
+    env = registry.find_env(failure.env_id, folder)
+    then = failure.schema
+    now = make_schema(env, then.unroll_length, then.has_value)
+    if now != then:
+        names = [n for n in then.__dataclass_fields__ if getattr(then, n) != getattr(now, n)]
+        changes = ", ".join(f"{n} {getattr(then, n)} then, {getattr(now, n)} now" for n in names)
+        raise OperatorError(
+            f"environment {failure.env_id} is not what it was when it failed: {changes}; get back "
+            "the version of then"
+        )
+    return env
+
+
+def start_of(failure: Failure) -> tuple[int, int]:
+    """(episode, step of it) in which the unroll began."""
+    if not len(failure.env_state):
+        return 0, 0
+    clock = np.frombuffer(failure.env_state.tobytes()[: CLOCK.itemsize], CLOCK)[0]
+    return int(clock["episode"]), int(clock["t"])
+
+
+def load_code(failure: Failure, jit: bool = True) -> type[CompiledEnv]:
+    """Import and compile what the unroll needs. Raises EnvError or OperatorError."""
+    from rollout.acting import load_acting_kernels  # with Numba: slow to import
+    from rollout.envs.batch import load_env_kernels
+
+    env = find_failed_env(failure)
+    load_env_kernels(env, jit)
+    load_acting_kernels(env, failure.network, failure.schema, jit)
+    return env
+
+
+def replay_failure(failure: Failure, jit: bool = True) -> Replayed:
+    """Act the unroll once more. Ctrl-C, in plain Python, is an outcome as well: it hung.
+
+    A failure by signal, or one that exits, takes this process with it; and what is compiled does
+    not end by Ctrl-C. Raises EnvError for an environment that cannot be had.
+    """
+    from rollout.acting import UnrollActor  # with Numba: slow to import
+    from rollout.envs.batch import Envs
+
+    env = load_code(failure, jit)  # first: what does not compile is another failure than this one
+    weights = failure.weights.copy()
+    weights.flags.writeable = False  # the form in which kernels take them
+    position = np.full(1, -1, np.int64)
+    envs = None
+    try:
+        envs = Envs(env, 1, failure.seed, first_env=failure.env, params=failure.env_params, jit=jit)
+        if len(failure.env_state):
+            envs.restore(failure.env_state.tobytes())
+        UnrollActor(envs, failure.network, failure.schema, position).act(weights, failure.greedy)
+    except EnvError:
+        raise
+    except BaseException as error:  # whatever an author's code raises, SystemExit too
+        clock = None if envs is None else envs.records["clock"][0]
+        authored = _authored(error.__traceback__)
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        outcome = Outcome(
+            ended="hang" if is_interrupt else "exception",
+            error="Ctrl-C" if is_interrupt else f"{type(error).__name__}: {error}",
+            t=int(position[0]),
+            episode=0 if clock is None else int(clock["episode"]),
+            episode_step=0 if clock is None else int(clock["t"]),
+            lines="".join(traceback.format_tb(authored)) if authored else None,
+        )
+        return Replayed(outcome, authored)
+    return Replayed(Outcome(ended=None))
+
+
+def _authored(error_traceback: types.TracebackType | None) -> types.TracebackType | None:
+    """The part of a traceback that is an author's: what our loops call, without our helpers."""
+    here, kit = (Path(file).resolve().parent for file in (__file__, registry.__file__))
+    ours = {str(folder / name) for folder in (here, kit) for name in _AROUND}
+    helpers = {str(kit / name) for name in _BELOW}
+
+    def is_one_of(entry: types.TracebackType, files: set[str]) -> bool:
+        return str(Path(entry.tb_frame.f_code.co_filename).resolve()) in files
+
+    entries = []
+    while error_traceback is not None:
+        entries.append(error_traceback)
+        error_traceback = error_traceback.tb_next
+    around = [place for place, entry in enumerate(entries) if is_one_of(entry, ours)]
+    entries = entries[around[-1] + 1 :] if around else entries
+    while entries and is_one_of(entries[-1], helpers):
+        entries.pop()
+    chain = None
+    for entry in reversed(entries):
+        chain = types.TracebackType(chain, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return chain

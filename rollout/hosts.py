@@ -1,0 +1,477 @@
+"""The learner's side of its host agents: who is there, what their actors died of, what follows.
+
+Used by the receiver's thread only, which owns the sockets. Every host has a range of actor numbers
+for as long as the run lasts; a host agent that dies is started again under the same numbers if it
+is this machine's, and its environments go to the others if it came from elsewhere.
+"""
+
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import zmq
+
+from rollout import control, run_places
+from rollout.cluster import Cluster
+from rollout.envs.errors import EnvError
+from rollout.errors import RunFailed
+from rollout.events import Event, FleetFailed, FleetStopped, Notice, PhaseChanged
+from rollout.failures import MOST_FAILURES, Ending, EnvFailures, Failure, save_failure
+from rollout.host_memory import NOWHERE, HostPage
+from rollout.inbox import Inbox
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS_MS = 100  # for what an agent sent before it ended to come in
+DEATH_S = 2.0  # for the processes of a dead agent to end, which the kernel sees to
+MOST_AGENT_RESTARTS = 3  # without an unroll in between
+LIVES_PER_AGENT = 1 << 16  # incarnations of an actor under one agent
+CRASHED = {
+    int(signal.SIGSEGV): "its environment probably wrote outside an array: "
+    "run it in plain Python with Envs(…, jit=False)"
+}
+
+
+@dataclass
+class Host:
+    """A host agent. routing_id: of its control socket. end: readable once it has ended."""
+
+    routing_id: bytes
+    pid: int
+    actors: range
+    page: HostPage
+    memory_directory: Path
+    end: int
+    is_local: bool
+    is_leaving: bool = False
+    is_told_to_stop: bool = False
+    has_stopped: bool = False
+
+
+class Hosts:
+    """All host agents of a run.
+
+    failures_folder: for files that replay what an environment did. watch, unwatch: of a file
+    descriptor, by the receiver's poller.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        inbox: Inbox,
+        failures_folder: Path,
+        sets_aside: bool,
+        put_event: Callable[[Event], None],
+        watch: Callable[[int], None],
+        unwatch: Callable[[int], None],
+    ) -> None:
+        self._cluster = cluster
+        self._inbox = inbox
+        self._failures_folder = failures_folder
+        self._sets_aside = sets_aside
+        self._put_event = put_event
+        self._watch, self._unwatch = watch, unwatch
+        self._hosts: dict[bytes, Host] = {}
+        self._versions: dict[int, bytes] = {}
+        self._failures = EnvFailures()
+        self._ended: dict[int, tuple[control.ActorEnded, int]] = {}  # by actor, and environment
+        self._first_errors: dict[int, str] = {}
+        self._agent_lives = 0
+        self._unrolls_at_restart = -1
+        self._vain_restarts = 0
+        self._num_actors = cluster.plan.num_actors
+        self._is_stopping = self._is_local_over = self._is_over = False
+        self._logged: set[str] = set()
+        self.alive: set[int] = set()
+        self.actor_restarts = 0
+        self.host_restarts = 0
+        self.envs_set_aside = 0
+        self.refused = 0
+        watch(cluster.agent_end)
+
+    def __repr__(self) -> str:
+        return f"Hosts({len(self._hosts)} hosts, {len(self.alive)} actors alive)"
+
+    @property
+    def num_actors(self) -> int:
+        """Actors that have shares, or are to have some; before the first agent came: wanted."""
+        return self._inbox.shares.num_members or self._cluster.plan.num_actors
+
+    # What the learner wants
+
+    def announce(self, version: int, weights: bytes) -> None:
+        """Let all hosts have these weights."""
+        self._versions[version] = weights
+        self._inbox.newest_version = max(version, self._inbox.newest_version)
+        # One machine: its agents have pulled every version but the newest when an unroll of
+        # version - policy_lag is in a batch; two more are kept than can be asked for.
+        self._versions.pop(version - self._cluster.plan.policy_lag - 3, None)
+        for host in self._hosts.values():
+            self._tell_version(host.routing_id, version)
+
+    def stop(self) -> None:
+        """End all actors; FleetStopped follows."""
+        self._is_stopping = True
+        for host in self._hosts.values():
+            self._tell_to_stop(host)
+        self._check_over()
+
+    # What the receiver hears
+
+    def cut_anew(self) -> None:
+        """Share the environments out anew, if actors have come or gone."""
+        shares = self._inbox.shares
+        cut = shares.cut_anew(self._inbox.newest_version + self._cluster.plan.policy_lag + 1)
+        if cut is not None:
+            for host in self._hosts.values():
+                self._tell(host.routing_id, control.Cut(cut.number, cut.first_unroll))
+
+    def release(self) -> None:
+        """End the hosts that want to leave and have nothing to do any more."""
+        shares = self._inbox.shares
+        for host in self._hosts.values():
+            if host.is_leaving and not host.is_told_to_stop and not shares.is_cutting:
+                self._tell_to_stop(host)
+
+    def observe(self) -> None:
+        """Bring the account up to what the hosts' pages say."""
+        for host in self._hosts.values():
+            if not host.has_stopped:
+                page = host.page
+                self._inbox.account.observe(
+                    host.actors.start, page.produced(), page.produced_steps()
+                )
+
+    def on_message(self, agent: bytes, frames: list[bytes]) -> None:
+        """A message on the control socket."""
+        try:
+            message = control.decode_to_learner(frames[0])
+        except (IndexError, msgspec.DecodeError) as error:
+            self._refuse("unreadable control message", f"{agent!r}: {error}")
+            return
+        host = self._hosts.get(agent)
+        if isinstance(message, control.Hello):
+            if host is None and message.run == self._cluster.plan.run:
+                self._on_hello(agent, message)
+            else:
+                self._refuse("Hello", f"{agent!r}: {message}"[:1000])
+        elif host is None or not self._is_possible(host, message):
+            self._refuse(type(message).__name__, f"{agent!r}: {message}"[:1000])
+        else:
+            self._on_host_message(host, message)
+
+    def on_actor_hello(self, actor: int, lost: int) -> None:
+        """A new life of an actor has begun; `lost` unrolls died with the former one."""
+        ended, env = self._ended.pop(actor, (None, -1))
+        if ended is not None:
+            self._on_env_failure(ended, env, lost)
+
+    def on_end(self, end: int) -> None:
+        """A process that was watched has ended."""
+        self._unwatch(end)
+        while self._cluster.control.poll(LAST_WORDS_MS):
+            sender, *frames = self._cluster.control.recv_multipart()
+            self.on_message(sender, frames)
+        is_local = end == self._cluster.agent_end
+        host = next((host for host in self._hosts.values() if host.end == end), None)
+        if host is not None:
+            self._forget(host)
+        if is_local:
+            self._is_local_over = True
+            if not self._is_stopping:
+                self._restart_agent()
+        self._check_over()
+
+    def close(self) -> None:
+        for host in self._hosts.values():
+            if not host.is_local:
+                os.close(host.end)
+
+    # Hosts
+
+    def _on_hello(self, agent: bytes, message: control.Hello) -> None:
+        is_local = message.pid == self._cluster.agent_pid
+        try:
+            end = self._cluster.agent_end if is_local else os.pidfd_open(message.pid)
+            page = HostPage(Path(message.memory_directory) / "page", message.num_actors)
+        except (OSError, ValueError) as error:
+            self._refuse("Hello", f"{agent!r}: {error}: {message}"[:1000])
+            return
+        if is_local:
+            actors = range(self._cluster.plan.num_actors)
+            first_incarnation = self._agent_lives * LIVES_PER_AGENT
+        else:
+            actors = range(self._num_actors, self._num_actors + message.num_actors)
+            self._num_actors = actors.stop
+            first_incarnation = 0
+            self._watch(end)
+            self._notice(f"{len(actors)} more actors, of process {message.pid}")
+        directory = Path(message.memory_directory)
+        self._hosts[agent] = Host(agent, message.pid, actors, page, directory, end, is_local)
+        self._inbox.num_actors = max(self._inbox.num_actors, actors.stop)
+        self._inbox.account.add_actors(actors.stop)
+        self._inbox.first_incarnation.update(dict.fromkeys(actors, first_incarnation))
+        self._tell(agent, control.Take(actors.start, first_incarnation))
+        for version in sorted(self._versions):
+            self._tell_version(agent, version)
+        if not is_local or self._agent_lives == 0:
+            self._inbox.shares.join(actors)
+
+    def _on_host_message(self, host: Host, message: control.ToLearner) -> None:
+        match message:
+            case control.Pull():
+                self._on_pull(host, message.version)
+            case control.Leave():
+                host.is_leaving = True
+                self._notice(f"{len(host.actors)} actors leave, of process {host.pid}")
+                self._inbox.shares.leave(host.actors)
+            case control.Ready():
+                if host.is_local and self._agent_lives == 0:
+                    text = f"compiled in {message.compile_s:.1f} s; forking actors"
+                    self._put_event(PhaseChanged(text))
+            case control.ActorStarted():
+                self.alive.add(message.actor)
+            case control.ActorEnded():
+                self._on_actor_end(host, message)
+            case control.TemplateEnded():
+                self._notice(f"the template process ended ({message.how}); another is started")
+            case control.GaveUp():
+                self._on_giving_up(message)
+            case control.Unprepared():
+                self._on_unprepared(host, message)
+            case control.Failed():
+                self._lose(host, message.reason)
+            case control.Stopped():
+                host.has_stopped = True
+                self._inbox.account.observe(
+                    host.actors.start, *_arrays(message.produced, message.produced_steps)
+                )
+                self.alive.difference_update(host.actors)
+                self._check_over()
+
+    def _is_possible(self, host: Host, message: control.ToLearner) -> bool:
+        """Whether this host's agent can have said that."""
+        match message:
+            case control.Pull():
+                return 0 <= message.version <= self._inbox.newest_version
+            case control.ActorStarted() | control.ActorEnded() | control.GaveUp():
+                return message.actor in host.actors
+            case control.Stopped():
+                counts = (message.produced, message.produced_steps)
+                return host.is_told_to_stop and all(
+                    len(each) == len(host.actors) and min(each) >= 0 and max(each) < 2**62
+                    for each in counts
+                )
+            case _:
+                return True
+
+    def _forget(self, host: Host) -> None:
+        """A host's agent has ended, and its actors with it: close its account."""
+        if not run_places.wait_unheld(host.memory_directory, DEATH_S):
+            log.warning("processes of host agent %d have outlived it", host.pid)
+        page = host.page
+        self._inbox.account.settle_host(host.actors.start, page.produced(), page.produced_steps())
+        shutil.rmtree(host.memory_directory, ignore_errors=True)
+        self.alive.difference_update(host.actors)
+        for actor in host.actors:
+            self._ended.pop(actor, None)
+        del self._hosts[host.routing_id]
+        if host.is_local:
+            return
+        os.close(host.end)
+        if not self._is_stopping:
+            if not host.has_stopped:
+                self._notice(f"process {host.pid} ended, and {len(host.actors)} actors with it")
+            self._give_up(host.actors)
+
+    def _restart_agent(self) -> None:
+        unrolls = self._inbox.statistics().verdicts.get("accepted", 0)
+        self._vain_restarts = self._vain_restarts + 1 if unrolls == self._unrolls_at_restart else 0
+        self._unrolls_at_restart = unrolls
+        if self._vain_restarts >= MOST_AGENT_RESTARTS:
+            self._fail("the host agent process ended again and again; see run.log")
+            return
+        self.host_restarts += 1
+        self._agent_lives += 1
+        self._notice("the host agent process ended; another is started")
+        try:
+            self._cluster.restart_agent()
+        except Exception as error:
+            self._fail(f"the host agent process ended, and no other can be started: {error}")
+            return
+        self._is_local_over = False
+        self._watch(self._cluster.agent_end)
+
+    def _tell_to_stop(self, host: Host) -> None:
+        host.is_told_to_stop = True
+        self._tell(host.routing_id, control.Stop())
+
+    def _check_over(self) -> None:
+        """Once every host has given its last account, or has ended, the fleet has stopped."""
+        is_over = self._is_stopping and all(host.has_stopped for host in self._hosts.values())
+        has_local = self._is_local_over or any(host.is_local for host in self._hosts.values())
+        if is_over and not self._is_over and (has_local or self._inbox.num_actors == 0):
+            self._is_over = True
+            self._put_event(FleetStopped())
+
+    # Actors
+
+    def _on_actor_end(self, host: Host, ended: control.ActorEnded) -> None:
+        self.alive.discard(ended.actor)
+        if self._is_stopping or host.is_told_to_stop:
+            return
+        self.actor_restarts += 1
+        how = _how(ended)
+        self._notice(f"actor {ended.actor} (process {ended.pid}) {how}")
+        self._first_errors.setdefault(ended.actor, how)
+        share = self._inbox.shares.of(ended.actor)
+        is_env_failure = ended.hung_s > 0 or ended.status not in (-signal.SIGKILL, -signal.SIGTERM)
+        if share is not None and is_env_failure and 0 <= ended.place < share.num_envs:
+            env = int(self._inbox.shares.order[share.first_env + ended.place])
+            self._ended[ended.actor] = ended, env
+
+    def _on_giving_up(self, message: control.GaveUp) -> None:
+        self._notice(f"actor {message.actor} is given up; it first {message.first_error}")
+        self._give_up(range(message.actor, message.actor + 1))
+        if not self._inbox.shares.num_members:
+            self._fail(f"no actor is left; actor {message.actor} {message.first_error}")
+
+    def _give_up(self, actors: range) -> None:
+        """These will not come back: others take their environments."""
+        self._inbox.shares.leave(actors)
+        self._inbox.shares.end(actors)
+
+    def _on_unprepared(self, host: Host, message: control.Unprepared) -> None:
+        if not host.is_local:
+            self._notice(f"process {host.pid} could not prepare: {message.error}")
+        elif message.is_authors and self._agent_lives == 0:
+            self._put_event(FleetFailed(EnvError(message.error)))
+        else:
+            self._fail(f"the environment could not be prepared: {message.error}")
+
+    def _lose(self, host: Host, reason: str) -> None:
+        if host.is_local:
+            self._fail(reason)
+        else:
+            self._notice(f"process {host.pid}: {reason}")
+            self._tell_to_stop(host)
+
+    def _on_env_failure(self, ended: control.ActorEnded, env: int, lost: int) -> None:
+        """An actor died while it stepped this environment; the third time at one step is enough.
+
+        If unrolls before that step were lost as well, what it died of can not be replayed yet: the
+        next life begins with them.
+        """
+        unroll_index = int(self._inbox.states.num_unrolls[env])
+        length = self._cluster.plan.schema.unroll_length
+        count = self._failures.record(env, (unroll_index + lost) * length + ended.t)
+        if count < MOST_FAILURES or (lost and count < MOST_FAILURES**2):
+            return
+        failure = self._describe(ended, env, unroll_index, lost)
+        try:
+            file = save_failure(self._failures_folder, failure)
+            move = f"replay it with `rollout replay {shlex.quote(str(file))}`"
+        except RunFailed as error:
+            move = f"no replay file: {error}"
+        text = f"environment {env} failed {count} times at its step {failure.step}: the actor "
+        text += f"{_how(ended)}; {move}"
+        if self._sets_aside and len(self._inbox.shares.order) > 1:
+            self.envs_set_aside += 1
+            self._notice(f"{text}; it is set aside")
+            self._inbox.shares.set_aside(env)
+        else:
+            self._fail(text)
+
+    def _describe(
+        self, ended: control.ActorEnded, env: int, unroll_index: int, lost: int
+    ) -> Failure:
+        """All that is needed to do it again, from the newest state on."""
+        plan = self._cluster.plan
+        version = ended.weights_version
+        if plan.is_lockstep:
+            version = max(0, unroll_index - plan.policy_lag)
+        if version not in self._versions:
+            version = max(self._versions)
+        return Failure(
+            env_id=plan.env_id,
+            env_params=plan.env_params,
+            seed=plan.seed,
+            import_path=plan.import_path,
+            env=env,
+            unroll_index=unroll_index,
+            t=ended.t if lost == 0 else NOWHERE,
+            weights_version=version,
+            network=plan.network,
+            schema=plan.schema,
+            ended=_ending(ended),
+            error=_how(ended),
+            weights=np.frombuffer(self._versions[version], np.float32),
+            env_state=self._inbox.states.newest[env].copy(),
+        )
+
+    # Weights
+
+    def _on_pull(self, host: Host, version: int) -> None:
+        if version in self._versions:
+            self._tell(host.routing_id, control.Weights(version), self._versions[version])
+        else:  # it was announced, but newer ones have taken its place (async)
+            self._tell_version(host.routing_id, max(self._versions))
+
+    def _tell_version(self, agent: bytes, version: int) -> None:
+        weights = self._versions[version]
+        digest = hashlib.sha256(weights).digest()
+        self._tell(agent, control.Announce(version, len(weights), digest))
+
+    def _tell(self, agent: bytes, message: control.ToAgent, *frames: bytes) -> None:
+        try:
+            self._cluster.control.send_multipart((agent, control.encode(message), *frames))
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:  # it is gone; its end is noticed
+                raise
+
+    # What people are told
+
+    def _fail(self, reason: str) -> None:
+        if not self._is_stopping:
+            self._put_event(FleetFailed(RunFailed(reason)))
+
+    def _notice(self, text: str) -> None:
+        log.warning(text)
+        self._put_event(Notice(text))
+
+    def _refuse(self, kind: str, text: str) -> None:
+        self.refused += 1
+        if kind not in self._logged:
+            self._logged.add(kind)
+            log.warning("refused a control message of %s; others like it are only counted", text)
+
+
+def _ending(ended: control.ActorEnded) -> Ending:
+    if ended.hung_s > 0:
+        return "hang"
+    if ended.status < 0:
+        return "signal"
+    return "exception" if ended.error else "exit"
+
+
+def _how(ended: control.ActorEnded) -> str:
+    """What became of an actor, as the end of a sentence about it."""
+    if ended.hung_s > 0:
+        return f"hung for {ended.hung_s:.1f} s and was killed; run.log has its stack"
+    if ended.status < 0:
+        name = signal.Signals(-ended.status).name
+        hint = ended.error or CRASHED.get(-ended.status, "")
+        return f"was killed by {name}" + (f": {hint}" if hint else "")
+    return f"ended with status {ended.status}" + (f": {ended.error}" if ended.error else "")
+
+
+def _arrays(produced: list[int], produced_steps: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(produced, np.int64), np.array(produced_steps, np.int64)
