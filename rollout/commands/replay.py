@@ -235,8 +235,8 @@ def _be_child(path: Path, python: bool, report_to: int) -> None:
     failure = load_failure(path)
     load_code(failure, jit=not python)
     os.write(report_to, b"began\n")
-    if not python:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's waits until compiled code is over
+    if python:  # compiled code would not notice; there it ends the process
+        _make_interrupts_exceptions()
     outcome = replay_failure(failure, jit=not python).outcome
     os.write(report_to, msgspec.json.encode(outcome))
 
@@ -251,12 +251,18 @@ def _debug_failure(path: Path) -> None:
     typer.echo(_head(path, failure))
     if failure.ended == "hang":
         typer.echo("If it hangs again, Ctrl-C opens the debugger where it is.")
+    _make_interrupts_exceptions()
     replayed = replay_failure(failure, jit=False)
     if replayed.traceback is not None:
         typer.echo(f"now          {_what(replayed.outcome)}")
         pdb.post_mortem(replayed.traceback)
         raise typer.Exit(1)
     _end(path, failure, replayed.outcome, python=True, as_json=False)
+
+
+def _make_interrupts_exceptions() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, where __main__.py has it end the process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end(

@@ -5,13 +5,14 @@ from gymnasium.spaces import Box, Discrete
 
 from rollout.envs import CompiledEnv
 
-NOTHING, RAISE, RAISE_IN_RESET, HANG = range(4)
+NOTHING, RAISE, RAISE_IN_RESET, HANG, CRASH = range(5)
+FAR = 10**12  # elements behind the end of an array, where there is no memory
 
 
 class Fails(CompiledEnv):
     """Counts; environment `env` fails at step `step` of episode `episode`, in the way `how`."""
 
-    state = np.dtype([("env", "i8"), ("episode", "i8"), ("t", "i8")])
+    state = np.dtype([("env", "i8"), ("episode", "i8"), ("t", "i8"), ("board", "i8", (2,))])
     params = {"how": RAISE, "env": 5, "episode": 2, "step": 3}
     observation_space = Box(0, 2**24, (3,), np.float32)
     action_space = Discrete(2)
@@ -25,8 +26,12 @@ class Fails(CompiledEnv):
     def step(state, params, action, draw):
         if params.how == RAISE and is_due(state, params):
             raise ValueError("step went wrong")
-        while params.how == HANG and is_due(state, params):
-            state.env += 0
+        if params.how == HANG and is_due(state, params):
+            print("hanging")
+            while is_due(state, params):
+                state.env += 0
+        if params.how == CRASH and is_due(state, params):
+            state.board[FAR * params.env] = 1  # in plain Python an IndexError
         state.t += 1
         return 1.0, False
 
