@@ -1,9 +1,12 @@
 """Replayed runs equal runs that were made by hand, one environment and one step at a time."""
 
 import dataclasses
+import importlib
+import io
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -13,6 +16,7 @@ import torch
 from rollout import replay
 from rollout.acting import UnrollActor, read_only
 from rollout.checkpoint import named_parameters, save_checkpoint
+from rollout.cli import main
 from rollout.envs import Envs, find_env
 from rollout.errors import OperatorError, RunFailed
 from rollout.experiment import Experiment
@@ -25,6 +29,9 @@ from rollout.replay import RunReplay
 from rollout.run_directory import RunDirectory
 from rollout.shapes import make_network, make_schema
 from rollout.summary import versions
+
+# The module, which the function in it hides from `from rollout.commands import replay`.
+command = importlib.import_module("rollout.commands.replay")
 
 # Small, and with everything in it that a batch can hold: episodes that end, and that are cut off.
 SMALL = (
@@ -316,3 +323,81 @@ def test_run_of_environments_with_hidden_state_is_refused(make_run):
     run = make_run("tests.envs.failing:Hidden")
     with pytest.raises(OperatorError, match="Hidden has hidden state"):
         RunReplay(run)
+
+
+# The command
+
+
+def run_command(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", *map(str, arguments)])
+    return int(ended.value.code or 0)
+
+
+def test_command_says_that_a_run_equals_its_replay(make_lockstep_run, capsys):
+    run = make_lockstep_run(5)
+    assert run_command(run.path) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith(f"{run.path}: 5 updates replayed in ")
+    digest = RunReplay(run).compare()[-1].digest
+    assert lines[-4:] == [
+        "update 5",
+        f"  replayed    {digest}",
+        f"  checkpoint  {digest}",
+        "equal",
+    ]
+
+
+def test_command_tells_programs_where_a_run_differs(make_lockstep_run, capsys):
+    run = make_lockstep_run(4)
+    other = HandMadeRun(run.experiment)
+    for _ in range(4):
+        other.train([(env, 0) for env in range(12)])
+    other.save(run)
+    assert run_command(run.path, "--json") == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["updates"], found["equal"]) == (4, False)
+    assert found["digest"] != found["checkpoint_digest"]
+    assert [one["equal"] for one in found["compared"]] == [True, False]
+
+
+def test_command_gives_reasons_for_a_difference(make_lockstep_run, capsys):
+    run = make_lockstep_run(4)
+    other = HandMadeRun(run.experiment)
+    for _ in range(4):
+        other.train([(env, 0) for env in range(12)])
+    other.save(run)
+    run.summary.write_text(json.dumps({"versions": versions() | {"torch": "0.4"}}))
+    assert run_command(run.path) == 1
+    said = capsys.readouterr().out
+    assert "different\n" in said
+    assert f"torch 0.4 then, {versions()['torch']} now" in said
+
+
+def test_command_without_a_checkpoint_to_compare_with_says_so(make_lockstep_run, capsys):
+    assert run_command(make_lockstep_run(2).path, "--updates", "1") == 0
+    assert capsys.readouterr().out.endswith(
+        "  checkpoint  no checkpoint of this update\nnothing to compare with\n"
+    )
+
+
+def test_progress_is_told_on_lines_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.setattr(command, "LINE_EVERY_S", 0.0)
+    out = io.StringIO()
+    with command._progress(12_000, out) as tell:
+        tell(1)
+        tell(2_000)
+    assert out.getvalue() == "update 1 of 12,000\nupdate 2,000 of 12,000\n"
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    with command._progress(12_000, out) as tell:
+        tell(6_000)
+    assert "6000/12000" in out.getvalue()
