@@ -60,7 +60,7 @@ def train(
     learning curve depends on changes only if it is named there. Actors may be more or fewer.
 
     \b
-    Examples:
+    Example:
       rollout train configs/cartpole_ppo.toml seed=3 fleet.num_actors=2
       rollout train --resume runs/cartpole_ppo-20260101-120000 fleet.num_actors=7
     """
