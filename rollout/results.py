@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -43,9 +43,9 @@ class CheckpointSaver:
         learner: Learner,
         receiver: Receiver,
         notice: Callable[[str], None],
-        before_save: Callable[[], None] = lambda: None,
+        before_save: Sequence[Callable[[], None]] = (),
     ) -> None:
-        """before_save: brings to disk what must not be behind a checkpoint."""
+        """before_save: bring to disk what must not be behind a checkpoint."""
         self._directory = directory
         self._experiment = directory.experiment
         self._algorithm = algorithm
@@ -65,7 +65,7 @@ class CheckpointSaver:
         if is_bad_input or self._saved_update == self._learner.update:
             return
         try:
-            self._save()
+            self.save()
         except RunFailed as error:
             if kind is None:
                 raise
@@ -76,7 +76,7 @@ class CheckpointSaver:
         if not self._is_due():
             return
         try:
-            self._save()
+            self.save()
         except RunFailed as error:
             log.warning("%s", error)
             if self._retry_at is None:
@@ -92,7 +92,8 @@ class CheckpointSaver:
         is_many = settings.every_updates is not None and updates >= settings.every_updates
         return is_many or now - self._saved_at >= 60 * settings.every_minutes
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write one now. Raises RunFailed."""
         learner, network = self._learner, self._algorithm.network
         snapshot = self._receiver.snapshot()
         arrays, state = learner.state()
@@ -100,7 +101,8 @@ class CheckpointSaver:
             f"{ALGORITHM}{name}": np.atleast_1d(tensor.detach().cpu().numpy())
             for name, tensor in self._algorithm.state_dict().items()
         }
-        self._before_save()
+        for bring_to_disk in self._before_save:
+            bring_to_disk()
         save_checkpoint(
             self._directory.checkpoints,
             learner.update,
