@@ -43,7 +43,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     def is_same(self, failure: Failure) -> bool:
         """Whether it failed as it did then, at the same step where that is known."""
         is_same_step = failure.t < 0 or self.t is None or self.t == failure.t
-        is_same_error = self.error == failure.error or failure.ended == "hang"
+        is_same_error = self.error in failure.error or self.ended == "hang"
         return self.ended == failure.ended and is_same_step and is_same_error
 
 

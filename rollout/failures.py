@@ -65,7 +65,7 @@ class FailureFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     import_path: the folder where environments of the user's own were found. env: its number in the
     run. unroll_index: of the unroll, in the environment's history. t: the step of the unroll, from
     0, in which it failed; -1 if it is not known. weights_version: of the weights. ended: how it
-    ended; error: the exception's text, the signal's name, the seconds it hung, or the exit status.
+    ended; error: what is known of that, for people, with the exception's text or the signal's name.
     """
 
     env_id: str

@@ -216,7 +216,7 @@ def _act_in_child(path: Path, python: bool, failure: "Failure") -> "Outcome":
         return Outcome(ended="hang", error="Ctrl-C")
     if status < 0:
         return Outcome(ended="signal", error=signal.Signals(-status).name)
-    return Outcome(ended="exit", error=f"exit status {status}")
+    return Outcome(ended="exit", error=f"status {status}")
 
 
 def _be_child(path: Path, python: bool, report_to: int) -> None:
@@ -283,25 +283,22 @@ def _head(path: Path, failure: "Failure") -> str:
     from rollout.failure_replay import start_of
 
     episode, step = start_of(failure)
-    place = f"at step {failure.t} of the unroll" if failure.t >= 0 else "before its first step"
+    place = f"at step {failure.t} of the unroll" if failure.t >= 0 else "nobody knows at which step"
     return "\n".join(
         [
             str(path),
             f"environment  {failure.env_id}, number {failure.env}, seed {failure.seed}",
             f"unroll       number {failure.unroll_index}, from step {step} of episode {episode} "
             f"on, weights version {failure.weights_version}",
-            f"then         {_KINDS[failure.ended]}{failure.error}, {place}",
+            f"then         {failure.ended}: {failure.error}, {place}",
         ]
     )
-
-
-_KINDS = {"exception": "", "signal": "died by ", "hang": "hung: ", "exit": "ended its process: "}
 
 
 def _what(outcome: "Outcome") -> str:
     if outcome.ended is None:
         return "acted to the end of the unroll"
-    what = f"{_KINDS[outcome.ended]}{outcome.error}"
+    what = f"{outcome.ended}: {outcome.error}"
     if outcome.t is None:
         return what
     place = f"at step {outcome.t} of the unroll" if outcome.t >= 0 else "before its first step"

@@ -28,10 +28,10 @@ WEIGHTS = read_only(initial_parameters(NETWORK, 3))
 REPOSITORY = Path(__file__).parents[2]
 ENDINGS = {
     failing.NOTHING: ("exception", "ValueError: of then"),
-    failing.RAISE: ("exception", "ValueError: step went wrong"),
+    failing.RAISE: ("exception", "ended: ValueError: step went wrong"),
     failing.RAISE_IN_RESET: ("exception", "ValueError: reset went wrong"),
     failing.HANG: ("hang", "12 s"),
-    failing.CRASH: ("signal", "SIGSEGV"),
+    failing.CRASH: ("signal", "was killed by SIGSEGV: it wrote somewhere"),
 }
 each_way = pytest.mark.parametrize("jit", [True, False], ids=["compiled", "python"])
 
@@ -159,8 +159,9 @@ def test_command_says_that_it_failed_again(option, tmp_path):
         str(path),
         "environment  tests.envs.failing:Fails, number 5, seed 3",
         "unroll       number 4, from step 2 of episode 2 on, weights version 4",
-        "then         ValueError: step went wrong, at step 1 of the unroll",
-        "now          ValueError: step went wrong, at step 1 of the unroll (step 3 of episode 2)",
+        "then         exception: ended: ValueError: step went wrong, at step 1 of the unroll",
+        "now          exception: ValueError: step went wrong, at step 1 of the unroll "
+        "(step 3 of episode 2)",
         f'  File "{failing.__file__}", line 28, in step',
         '    raise ValueError("step went wrong")',
         "It failed again, in the same way.",
@@ -233,7 +234,7 @@ def test_ctrl_c_ends_a_hang_that_happens_again(option, tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         said, _ = process.communicate("p state.t\nq\n", timeout=60)
     assert process.returncode == 1, said
-    assert "now          hung: Ctrl-C" in said
+    assert "now          hang: Ctrl-C" in said
     if option:  # compiled code does not know where it is
         assert f'"{failing.__file__}", line' in said or f"{failing.__file__}(" in said
 
