@@ -76,7 +76,9 @@ class HandMadeRun:
             batch.put(actor.buffer.unroll(), column, np.array([env]), version)
         batch.seal()
         update = len(self.versions) - 1
-        done = min(update * self.experiment.batch_size / self.experiment.stop.env_steps, 1.0)
+        limit = self.experiment.stop.env_steps
+        assert limit is not None
+        done = min(update * self.experiment.batch_size / limit, 1.0)
         self.algorithm.update(batch, update, done)
         self.versions.append(read_only(self.network.export()))
 
