@@ -71,7 +71,7 @@ def step(envs: Envs, num_steps: int) -> np.ndarray:
     return np.array(shown)
 
 
-def clocks(snapshot: bytes) -> list[tuple[int, int, int, int]]:
+def clocks(snapshot: bytes) -> list[tuple[int, ...]]:
     """(seed, environment, episode, step) of each."""
     found = np.frombuffer(snapshot, philox.CLOCK)
     return [tuple(int(c[name]) for name in ("seed", "env", "episode", "t")) for c in found]
