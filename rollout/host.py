@@ -219,11 +219,11 @@ class HostAgent:
     def _on_template_end(self, template: TemplateProcess) -> None:
         """It has died. The kernel kills its actors with it; the next one has to wait for that."""
         self._unwatch(template)
-        template.has_ended = True
+        how = template.wait()
         if self._kill_orphans():
             return  # and comes back here
         self._on_reports(template)
-        how = template.close()
+        template.close()
         self._template = None
         unstarted = self._forking | {life.slot for life in self._lives.values()}
         for pid in list(self._lives):
@@ -251,8 +251,8 @@ class HostAgent:
         orphans = processes.children() - self._not_ours
         if self._template is None or self._template.has_ended:
             orphans |= self._lives.keys() - self._orphans_ends.keys()
-        else:
-            orphans.discard(self._template.pid)
+        if self._template is not None:
+            orphans.discard(self._template.pid)  # reaped by TemplateProcess
         is_one_left = False
         for pid in orphans:
             status = processes.reap(pid)

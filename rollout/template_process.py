@@ -47,15 +47,20 @@ class TemplateProcess:
             self._process.kill()  # while it imports or compiles, it would not notice
         self.close()
 
-    def close(self) -> str:
-        """Let go of it; it has ended, or is about to. Returns how it ended."""
+    def wait(self) -> str:
+        """How it ended; blocks until it has."""
+        self.has_ended = True
         status = self._process.wait()
+        how = f"signal {signal_name(-status)}" if status < 0 else f"exit status {status}"
+        return f"the template process ended by {how}, and its actors with it"
+
+    def close(self) -> None:
+        """Let go of it; it has ended, or is about to."""
+        self.wait()
         with contextlib.suppress(OSError):
             self._commands.close()
         self._reports.close()
         os.close(self.end)
-        how = f"signal {signal_name(-status)}" if status < 0 else f"exit status {status}"
-        return f"the template process ended by {how}, and its actors with it; run.log may say why"
 
     def _write(self, record: HostPlan | control.Fork) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has been killed; its end will tell

@@ -1,4 +1,4 @@
-"""A host agent with a real template and real actors, against a learner that only keeps the books."""
+"""A host agent with a real template and real actors, and a learner that only keeps the books."""
 
 import contextlib
 import dataclasses
@@ -17,17 +17,19 @@ import numpy as np
 import pytest
 import zmq
 
-from rollout import control, wire
-from rollout.control import ActorEnded, ActorStarted
+from rollout import control, run_places, wire
+from rollout.control import ActorEnded, ActorStarted, GaveUp
 from rollout.env_states import EnvStates
 from rollout.envs import find_env
 from rollout.envs.batch import state_bytes
+from rollout.host_memory import HostPage
 from rollout.learners.network import initial_parameters
 from rollout.learners.unroll import Unroll
 from rollout.plan import HostPlan, write_record
+from rollout.template import error_text
 from tests.rollout import dying_envs
 
-SOON_S = 60.0  # for what must happen at all; a cold cache compiles first
+SOON_S = 25.0  # for what must happen at all; a cold cache compiles first
 GONE_S = 2.0  # DESIGN: all is gone, at the latest after so many seconds
 FOLDER = str(Path(__file__).parents[2])
 
@@ -238,3 +240,266 @@ def test_killed_template_takes_its_actors_with_it_and_all_come_back(start):
     ]
     learner.serve_until(lambda: {(0, 1), (1, 1), (2, 2)} <= {*learner.hellos})
     learner.serve_until_acting(0, 1, 2)
+
+
+def end_of_dying_actor(start_dying, how: int, **plan: Any) -> tuple[FakeLearner, ActorEnded]:
+    """Environment 3 of 6 dies at its step 7; actor 1 of 2 has it as its first."""
+    learner = start_dying(how, **plan)
+    return learner, learner.serve_until(lambda: learner.of(ActorEnded))[0]
+
+
+def test_error_raised_by_an_environment_is_told_with_its_place_and_step(start_dying):
+    learner, ended = end_of_dying_actor(start_dying, dying_envs.RAISE)
+    assert (ended.actor, ended.status) == (1, 1)
+    assert ended.error == "ValueError: the pole is broken"
+    # Unrolls have 5 steps: step 7 is the third of the second one.
+    assert (ended.place, ended.t, ended.weights_version) == (0, 2, 0)
+    assert learner.accepted[1] == 1, "an unroll that was sealed did not get out"
+    assert "Traceback" in learner.log.read_text()
+
+
+def test_place_counts_within_the_actors_share(start_dying):
+    params = {"how": dying_envs.RAISE, "env": 5, "at": 4}
+    _, ended = end_of_dying_actor(start_dying, dying_envs.RAISE, env_params=params)
+    assert (ended.actor, ended.place, ended.t) == (1, 2, 4)
+
+
+def test_crash_in_compiled_code_is_told_with_its_place_and_step(start_dying):
+    _, ended = end_of_dying_actor(start_dying, dying_envs.SEGFAULT)
+    assert (ended.actor, ended.status, ended.error) == (1, -signal.SIGSEGV, "")
+    assert (ended.place, ended.t) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (SystemExit(7), "the environment called sys.exit(7)"),
+        (SystemExit(), "the environment called sys.exit()"),
+        (ValueError("no such move"), "ValueError: no such move"),
+        (KeyError(), "KeyError"),
+        (ValueError("ä" * 5000), "ValueError: " + "ä" * 1494),
+    ],
+)
+def test_error_says_what_it_is_and_fits_into_one_piece_of_a_pipe(error, text):
+    assert error_text(error) == text
+
+
+def test_actor_that_dies_between_unrolls_was_nowhere(start):
+    learner = start()
+    learner.serve_until_acting(0, 1)
+    learner.acknowledges = False  # it will wait for credit
+    page = HostPage(Path(learner.plan.memory_directory) / "page", 2)
+    learner.serve_until(lambda: not page.slots["began_ns"].any())
+    for _ in range(20):
+        learner.serve_until(lambda: True)
+    os.kill(learner.pid(0), signal.SIGKILL)
+    ended = learner.serve_until(lambda: learner.of(ActorEnded))[0]
+    assert (ended.place, ended.t) == (-1, -1)
+
+
+def test_hanging_actor_leaves_its_stack_and_is_killed_within_its_limit(start_dying):
+    learner, ended = end_of_dying_actor(start_dying, dying_envs.HANG, hang_s=0.75)
+    assert (ended.actor, ended.status) == (1, -signal.SIGKILL)
+    assert (ended.place, ended.t) == (0, 2)
+    assert 0.75 < ended.hung_s < 1.75
+    log = learner.log.read_text()
+    assert "actor 1 (process" in log and "most recent call first" in log and "in act" in log
+    learner.serve_until(lambda: (1, 1) in learner.hellos)
+    learner.serve_until_acting(0)
+
+
+def test_stopped_actor_is_killed_like_one_that_hangs(start_dying):
+    """It cannot answer when it is asked for its stack, and is not waited for."""
+    learner = start_dying(dying_envs.HANG, hang_s=1.0)
+    learner.serve_until(lambda: learner.accepted[1] == 1)  # it hangs in the next one
+    pid = learner.pid(1)
+    os.kill(pid, signal.SIGSTOP)
+    ended = learner.serve_until(lambda: learner.of(ActorEnded))[0]
+    assert (ended.pid, ended.status) == (pid, -signal.SIGKILL)
+    assert 1.0 < ended.hung_s < 2.0
+    assert "most recent call first" not in learner.log.read_text()
+    learner.serve_until(lambda: (1, 1) in learner.hellos)
+
+
+def test_waiting_actor_does_not_hang_however_long_it_waits(start):
+    learner = start(hang_s=0.2)
+    learner.acknowledges = False
+    learner.serve_until(lambda: len(learner.hellos) == 2)
+    end = time.monotonic() + 1.5  # what is seen is that nothing happens
+    learner.serve_until(lambda: time.monotonic() > end)
+    assert not learner.of(ActorEnded)
+
+
+def test_actor_that_never_gets_anywhere_is_given_up_with_its_first_error(start_dying):
+    params = {"how": dying_envs.RAISE, "env": 3, "at": 0}
+    learner = start_dying(dying_envs.RAISE, env_params=params)
+    gave_up = learner.serve_until(lambda: learner.of(GaveUp))[0]
+    assert gave_up.actor == 1
+    assert gave_up.first_error == "ended with status 1: ValueError: the pole is broken"
+    lives = [ended.incarnation for ended in learner.of(ActorEnded)]
+    assert lives == [0, 1, 2, 3, 4, 5]
+    assert [m.incarnation for m in learner.of(ActorStarted) if m.actor == 1] == lives
+    learner.serve_until_acting(0)
+
+
+def test_actor_that_gets_on_between_its_deaths_is_never_given_up(start):
+    learner = start()
+    for life in range(8):
+        learner.serve_until_acting(0)
+        os.kill(learner.pid(0), signal.SIGKILL)
+        learner.serve_until(lambda life=life: (0, life + 1) in learner.hellos)
+    assert not learner.of(GaveUp)
+
+
+def test_unrolls_are_counted_over_all_lives(start):
+    learner = start(num_actors=3)
+    learner.serve_until_acting(0, 1, 2)
+    for actor in (0, 2):
+        os.kill(learner.pid(actor), signal.SIGKILL)
+    learner.serve_until(lambda: {(0, 1), (2, 1)} <= {*learner.hellos})
+    learner.serve_until_acting(0, 1, 2)
+    learner.tell(control.Stop())
+    stopped = learner.serve_until(lambda: learner.of(control.Stopped))[0]
+    window, steps = learner.plan.window, 5 * 2
+    for actor in range(3):
+        produced = stopped.produced[actor]
+        lives = sum(hello[0] == actor for hello in learner.hellos)
+        assert 0 <= produced - learner.accepted[actor] <= window * lives
+        assert stopped.produced_steps[actor] == steps * produced
+
+
+def test_stop_ends_every_process_of_the_host(start, places):
+    learner = start(num_actors=3)
+    learner.serve_until_acting(0, 1, 2)
+    learner.tell(control.Stop())
+    learner.serve_until(lambda: learner.of(control.Stopped))
+    assert learner.agent.wait(GONE_S) == 0
+    assert Path(learner.plan.socket_directory).exists(), "the learner's, which is alive"
+    assert not Path(learner.plan.memory_directory).exists()
+    places.assert_gone()
+
+
+def test_nothing_is_left_when_the_learners_pipe_closes(start, places):
+    learner = start(num_actors=3)
+    learner.serve_until_acting(0, 1, 2)
+    assert learner.agent.stdin is not None
+    learner.agent.stdin.close()
+    places.assert_gone(GONE_S)
+    assert learner.agent.wait(GONE_S) == 0
+    assert not Path(learner.plan.socket_directory).exists()
+    assert not Path(learner.plan.memory_directory).exists()
+
+
+def test_nothing_of_a_killed_agent_lives_on(start, places):
+    learner = start(num_actors=3)
+    learner.serve_until_acting(0, 1, 2)
+    learner.agent.kill()
+    assert run_places.wait_unheld(Path(learner.plan.memory_directory), GONE_S)
+    assert places.pids() == []
+
+
+def test_stopped_actors_and_template_end_with_the_rest(start, places):
+    learner = start(num_actors=3)
+    learner.serve_until_acting(0, 1, 2)
+    for pid in (learner.pid(1), template_of(learner)):
+        os.kill(pid, signal.SIGSTOP)
+    assert learner.agent.stdin is not None
+    learner.agent.stdin.close()
+    places.assert_gone(GONE_S)
+
+
+def test_directory_is_held_until_the_last_actor_is_dead(start):
+    learner = start()
+    directory = Path(learner.plan.memory_directory)
+    learner.serve_until_acting(0, 1)
+    assert not run_places.wait_unheld(directory, 0)
+    template = template_of(learner)
+    os.kill(template, signal.SIGSTOP)  # it lives on, and holds
+    try:
+        learner.agent.kill()
+        assert run_places.wait_unheld(directory, GONE_S), "the kernel ends a stopped one, too"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(template, signal.SIGKILL)
+
+
+def test_template_that_dies_again_and_again_ends_the_run_with_the_first_reason(start):
+    learner = start()
+    learner.weights.clear()  # nobody gets to act
+    reasons = []
+    for life in range(6):
+        learner.serve_until(lambda life=life: {(0, life), (1, life)} <= {*learner.hellos})
+        number = signal.SIGSEGV if life == 0 else signal.SIGKILL
+        os.kill(template_of(learner), number)
+        reasons = learner.serve_until(
+            lambda life=life: len(ends := learner.of(control.TemplateEnded)) == life + 1 and ends
+        )
+    failed = learner.serve_until(lambda: learner.of(control.Failed))[0]
+    assert "SIGSEGV" in reasons[0].how and "SIGSEGV" in failed.reason
+
+
+def test_lockstep_pulls_every_version_in_order_and_keeps_those_in_use(start):
+    learner = start(mode="lockstep", policy_lag=1)
+    for version in range(1, 30):
+        learner.serve_until(lambda v=version: all(learner.accepted[a] >= v for a in (0, 1)))
+        learner.announce(version)
+    learner.serve_until(lambda: all(learner.accepted[a] == 31 for a in (0, 1)))
+    assert [pull.version for pull in learner.of(control.Pull)] == list(range(30))
+    files = {file.name for file in Path(learner.plan.memory_directory).glob("weights-*")}
+    assert files == {"weights-28", "weights-29"}
+
+
+def test_async_pulls_only_what_is_newest(start):
+    learner = start()
+    learner.serve_until_acting(0, 1)
+    for version in range(1, 30):  # all of them before it can have asked for the second
+        learner.announce(version)
+    pulls = learner.serve_until(
+        lambda: (pulls := [pull.version for pull in learner.of(control.Pull)])[-1] == 29 and pulls
+    )
+    assert pulls == sorted(set(pulls)) and len(pulls) <= 10
+    learner.serve_until_acting(0, 1)
+    memory = Path(learner.plan.memory_directory)
+    learner.serve_until(lambda: HostPage(memory / "page", 2).version == 29)
+    assert len(list(memory.glob("weights-*"))) == 2
+
+
+def test_weights_are_written_once_there_is_room_again(start):
+    learner = start()
+    learner.serve_until_acting(0, 1)
+    memory = Path(learner.plan.memory_directory)
+    (memory / "weights-1.partial").mkdir()  # in the way, as a full tmpfs would be
+    learner.announce(1)
+    learner.serve_until(lambda: control.Pull(1) in learner.told)
+    learner.serve_until_acting(0, 1)
+    (memory / "weights-1.partial").rmdir()
+    learner.serve_until(lambda: HostPage(memory / "page", 2).version == 1)
+    assert not learner.of(control.Failed)
+
+
+def test_weights_that_cannot_be_written_for_long_end_the_run(start):
+    learner = start()
+    learner.serve_until_acting(0, 1)
+    (Path(learner.plan.memory_directory) / "weights-1.partial").mkdir()
+    learner.announce(1)
+    failed = learner.serve_until(lambda: learner.of(control.Failed))[0]
+    assert "weights version 1" in failed.reason and "ROLLOUT_SHM_DIR" in failed.reason
+
+
+def test_damaged_weights_are_not_acted_with(start):
+    learner = start()
+    learner.serve_until_acting(0, 1)
+    learner.weights[1] = b"x" * 4 * learner.plan.network.num_parameters
+    learner.tell(control.Announce(1, len(learner.weights[1]), bytes(32)))
+    failed = learner.serve_until(lambda: learner.of(control.Failed))[0]
+    assert failed.reason == "weights version 1 arrived damaged"
+    page = HostPage(Path(learner.plan.memory_directory) / "page", 2)
+    assert page.version == 0
+
+
+def test_cut_reaches_the_page(start):
+    learner = start()
+    learner.serve_until_acting(0, 1)
+    learner.tell(control.Cut(2, 17))
+    page = HostPage(Path(learner.plan.memory_directory) / "page", 2)
+    learner.serve_until(lambda: page.cut == (2, 17))
