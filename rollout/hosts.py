@@ -27,6 +27,7 @@ from rollout.events import Event, FleetFailed, FleetStopped, Notice, PhaseChange
 from rollout.failures import MOST_FAILURES, Ending, EnvFailures, Failure, save_failure
 from rollout.host_memory import NOWHERE, HostPage
 from rollout.inbox import Inbox
+from rollout.supervisor import how_ended
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,6 @@ LAST_WORDS_MS = 100  # for what an agent sent before it ended to come in
 DEATH_S = 2.0  # for the processes of a dead agent to end, which the kernel sees to
 MOST_AGENT_RESTARTS = 3  # without an unroll in between
 LIVES_PER_AGENT = 1 << 16  # incarnations of an actor under one agent
-CRASHED = {
-    int(signal.SIGSEGV): "its environment probably wrote outside an array: "
-    "run it in plain Python with Envs(…, jit=False)"
-}
 
 
 @dataclass
@@ -242,7 +239,7 @@ class Hosts:
             case control.ActorEnded():
                 self._on_actor_end(host, message)
             case control.TemplateEnded():
-                self._notice(f"the template process ended ({message.how}); another is started")
+                self._notice(f"{message.how}; another is started")
             case control.GaveUp():
                 self._on_giving_up(message)
             case control.Unprepared():
@@ -329,7 +326,7 @@ class Hosts:
         if self._is_stopping or host.is_told_to_stop:
             return
         self.actor_restarts += 1
-        how = _how(ended)
+        how = how_ended(ended)
         self._notice(f"actor {ended.actor} (process {ended.pid}) {how}")
         self._first_errors.setdefault(ended.actor, how)
         share = self._inbox.shares.of(ended.actor)
@@ -382,7 +379,7 @@ class Hosts:
         except RunFailed as error:
             move = f"no replay file: {error}"
         text = f"environment {env} failed {count} times at its step {failure.step}: the actor "
-        text += f"{_how(ended)}; {move}"
+        text += f"{how_ended(ended)}; {move}"
         if self._sets_aside and len(self._inbox.shares.order) > 1:
             self.envs_set_aside += 1
             self._notice(f"{text}; it is set aside")
@@ -412,7 +409,7 @@ class Hosts:
             network=plan.network,
             schema=plan.schema,
             ended=_ending(ended),
-            error=_how(ended),
+            error=how_ended(ended),
             weights=np.frombuffer(self._versions[version], np.float32),
             env_state=self._inbox.states.newest[env].copy(),
         )
@@ -460,17 +457,6 @@ def _ending(ended: control.ActorEnded) -> Ending:
     if ended.status < 0:
         return "signal"
     return "exception" if ended.error else "exit"
-
-
-def _how(ended: control.ActorEnded) -> str:
-    """What became of an actor, as the end of a sentence about it."""
-    if ended.hung_s > 0:
-        return f"hung for {ended.hung_s:.1f} s and was killed; run.log has its stack"
-    if ended.status < 0:
-        name = signal.Signals(-ended.status).name
-        hint = ended.error or CRASHED.get(-ended.status, "")
-        return f"was killed by {name}" + (f": {hint}" if hint else "")
-    return f"ended with status {ended.status}" + (f": {ended.error}" if ended.error else "")
 
 
 def _arrays(produced: list[int], produced_steps: list[int]) -> tuple[np.ndarray, np.ndarray]:

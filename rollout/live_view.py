@@ -238,7 +238,10 @@ def _rows(progress: Progress) -> Iterator[tuple[str, str]]:
     )
     if losses:
         yield "losses", losses
-    yield "actors", f"{_actors(progress)} alive"
+    restarts = int(progress.fleet.get("actor_restarts", 0))
+    yield "actors", f"{_actors(progress)} alive" + (f", {restarts:,} replaced" if restarts else "")
+    if "unrolls_produced" in progress.fleet:
+        yield "unrolls", _account(progress.fleet)
     for process, shares in _by_process(progress.time_split).items():
         yield f"{process} time", "  ".join(f"{what} {share:.0%}" for what, share in shares)
 
@@ -289,6 +292,17 @@ def next_commands(run: RunDirectory) -> Iterator[str]:
 
 def _actors(progress: Progress) -> str:
     return f"{progress.num_actors_alive:,} of {progress.num_actors:,}"
+
+
+def _account(fleet: Mapping[str, float]) -> str:
+    """The ledger's sum, on one line."""
+    dropped = sum(n for name, n in fleet.items() if name.startswith("unrolls_dropped_"))
+    text = (
+        f"{fleet['unrolls_produced']:,.0f} produced, {fleet['unrolls_trained']:,.0f} trained, "
+        f"{fleet['unrolls_in_flight']:,.0f} in flight, {dropped:,.0f} dropped"
+    )
+    balance = fleet["unrolls_balance"]
+    return text + (f", {balance:+,.0f} UNACCOUNTED FOR" if balance else "")
 
 
 def _number(value: float | None) -> str:
