@@ -158,9 +158,8 @@ class HangWatch:
         """Slots whose unroll takes longer than it may, and for how many seconds it is under way."""
         began_ns = slots["began_ns"].copy()  # once: actors write it meanwhile
         passed_ns = min(max(0, now_ns - self._looked_ns), MOST_PER_LOOK_NS)
-        is_old = began_ns == self._began_ns
-        since_began_ns = np.minimum(np.maximum(0, now_ns - began_ns), passed_ns)
-        self._seen_ns = np.where(is_old, self._seen_ns + passed_ns, since_began_ns)
+        seen_ns = np.where(began_ns == self._began_ns, self._seen_ns + passed_ns, passed_ns)
+        self._seen_ns = np.minimum(seen_ns, now_ns - began_ns)
         self._began_ns = began_ns
         self._looked_ns = now_ns
         is_hung = (began_ns != 0) & (self._seen_ns > self.limit_s(slots) * 1e9)
