@@ -131,8 +131,9 @@ def _run_report(run: "RunReplay", found: dict[str, Any]) -> str:
         changed = found["changed_versions"]
         shown = ", ".join(f"{n} {then} then, {now} now" for n, (then, now) in changed.items())
         lines.append(
-            "Another processor or GPU, or other versions of libraries, give other bits; an "
-            f"environment whose code has changed, other episodes. Versions: {shown or 'the same'}."
+            "Another processor or GPU, or other versions of libraries, give other bits; so do an "
+            "environment whose code has changed, and settings that changed when the run was "
+            f"resumed. Versions: {shown or 'the same'}."
         )
     return "\n".join(lines)
 
