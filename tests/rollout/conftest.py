@@ -1,13 +1,17 @@
 """Experiments, runs, fleets and records that several tests need."""
 
 import contextlib
+import json
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +23,13 @@ from rollout.envs.cartpole import CartPole
 from rollout.experiment import Experiment
 from rollout.learners.network import initial_parameters, make_mlp
 from rollout.learners.unroll import Unroll, UnrollSchema
+from rollout.ledger import Ledger, Totals
 from rollout.plan import HostPlan
 from rollout.progress import Progress
 from rollout.run_directory import RunDirectory
 from rollout.run_places import shared_memory_directory
 from rollout.shapes import make_network
-from rollout.summary import Ledger, PolicyLag, Summary
+from rollout.summary import PolicyLag, Summary
 
 
 @pytest.fixture
@@ -110,8 +115,18 @@ def make_summary():
             "params_digest": "ab" * 32,
             "num_actors": 2,
             "actor_restarts": 0,
-            "policy_lag": PolicyLag(mean=0.99, max=1),
-            "ledger": Ledger(produced=204, trained=200, in_flight=1, dropped={"end_of_run": 3}),
+            "host_restarts": 0,
+            "envs_set_aside": 0,
+            "episodes_lost": 0,
+            "policy_lag": PolicyLag(mean=0.99, max=1, counts={0: 8, 1: 792}),
+            "ledger": Ledger(
+                unrolls=Totals(204, 200, 1, {"run_ended": 3}),
+                steps=Totals(52224, 51200, 256, {"run_ended": 768}),
+                actors=[
+                    Totals(102, 100, 1, {"run_ended": 1}),
+                    Totals(102, 100, 0, {"run_ended": 2}),
+                ],
+            ),
             "seed": 0,
             "config_digest": "cd" * 32,
             "versions": {"python": "3.11.7"},
@@ -119,6 +134,144 @@ def make_summary():
         return Summary(**(known | others))
 
     return make
+
+
+class Acting:
+    """A view that does something at updates: `at(5, action)`. It remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.notices: list[str] = []
+        self.update = 0
+        self.is_finished = False
+        self._actions: dict[int, Callable[[], object]] = {}
+
+    def at(self, update: int, action: Callable[[], object]) -> "Acting":
+        self._actions[update] = action
+        return self
+
+    def phase(self, text: str) -> None:
+        self.phases.append(text)
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def write(self, progress: Progress) -> None:
+        self.update = progress.update
+        action = self._actions.pop(progress.update, None)
+        if action is not None:
+            action()
+
+    def finish(self, summary: Summary, run_dir: Path) -> None:
+        self.is_finished = True
+
+
+@pytest.fixture
+def view() -> Acting:
+    """A view that does something: view.at(update, action)."""
+    return Acting()
+
+
+FILE = """
+[env]
+id = "CartPole-v1"
+num_envs = 8
+[fleet]
+num_actors = 3
+unroll_length = 16
+[network]
+hidden_sizes = [8]
+[stop]
+env_steps = 1_000_000_000
+wall_s = 80
+"""
+
+
+class Command:
+    """`rollout train` as a process of its own, in a session of its own, started in `folder`.
+
+    Its run is in folder/run, what it says in folder/said.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, inside: Sequence[str] = ()) -> None:
+        """inside: a command that runs it."""
+        self.folder = folder
+        program = [sys.executable, "-P", "-m", "rollout", "train"]
+        with open(folder / "said", "w") as said:
+            self.process = subprocess.Popen(
+                [*inside, *program, *arguments],
+                cwd=folder,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def wait(self, timeout_s: float = 90.0) -> int:
+        return self.process.wait(timeout_s)
+
+    def said(self) -> str:
+        return (self.folder / "said").read_text()
+
+    def kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def updates(self) -> list[int]:
+        """By the lines of metrics.jsonl."""
+        return [line["update"] for line in read_lines(self.run / "metrics.jsonl")]
+
+    def wait_update(self, update: int = 1, timeout_s: float = 90.0) -> None:
+        """Until metrics.jsonl tells of this update; fails if the command ends before."""
+
+        def is_there() -> bool:
+            assert self.process.poll() is None, self.said()
+            updates = self.updates()
+            return bool(updates) and updates[-1] >= update
+
+        wait_until(is_there, timeout_s, f"update {update}")
+
+    def num_checkpoints(self) -> int:
+        return sum(1 for _ in self.run.glob("checkpoints/update-*/manifest.json"))
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The lines of a JSON Lines file that may not be there yet, but for a torn one."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+class Starter:
+    """start("seed=3", …) trains in small, in the folder of the test; start.again(…) resumes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.commands: list[Command] = []
+
+    def __call__(self, *overrides: str, inside: Sequence[str] = (), file: str = FILE) -> Command:
+        (self.folder / "x.toml").write_text(file)
+        return self._start("x.toml", *overrides, "--run-dir", "run", inside=inside)
+
+    def again(self, *overrides: str, inside: Sequence[str] = ()) -> Command:
+        return self._start("--resume", "run", *overrides, inside=inside)
+
+    def _start(self, *arguments: str, inside: Sequence[str]) -> Command:
+        self.commands.append(Command(self.folder, *arguments, inside=inside))
+        return self.commands[-1]
+
+
+@pytest.fixture
+def start(places, tmp_path) -> Iterator[Starter]:
+    """`rollout train` as a process; what the test leaves of it is killed."""
+    starter = Starter(tmp_path)
+    yield starter
+    for command in starter.commands:
+        command.kill_group()
+        command.process.wait()
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_train_as_json_prints_the_summary_and_progress_elsewhere(trained, capsys
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert Path(found.pop("run")).name == "run"
-    assert found == make_summary().as_dict()
+    assert found == json.loads(json.dumps(make_summary().as_dict()))
     assert err.startswith("starting\nupdate 1")
 
 

@@ -1,5 +1,6 @@
 """The learner's loop, with a fleet that is a list of events."""
 
+import json
 import queue
 import time
 from types import SimpleNamespace
@@ -10,14 +11,11 @@ import pytest
 
 from rollout.assembler import FullBatch
 from rollout.errors import RunFailed
+from rollout.events import FleetFailed, FleetStopped, Interrupted, Notice, PhaseChanged
 from rollout.learner import EPISODES, Clock, Learner
+from rollout.ledger import Ledger, Totals
 from rollout.progress import NoView
-from rollout.receiver import (
-    FleetFailed,
-    FleetStopped,
-    Interrupted,
-    PhaseChanged,
-)
+from rollout.receiver import ReceiverStatistics
 from rollout.wire import ActorTimes
 
 TIMES = ActorTimes(act_us=600, wait_weights_us=300, wait_credit_us=100)
@@ -39,24 +37,37 @@ class FakeReceiver:
     def publish(self, version: int, weights: bytes) -> None:
         self.tape.append(("publish", version, weights))
 
-    def recycle(self, batch) -> None:
-        self.tape.append(("recycle", batch.number))
+    def trained(self, batch) -> None:
+        self.tape.append(("trained", batch.number))
 
     def stop_fleet(self) -> None:
         self.tape.append(("stop",))
 
     def statistics(self):
-        return SimpleNamespace(num_actors_alive=2)
+        return ReceiverStatistics(
+            verdicts={"accepted": 6, "duplicate": 2, "malformed": 3},
+            control_refused=4,
+            num_actors_alive=2,
+            num_actors=3,
+            actor_restarts=5,
+            host_restarts=1,
+            envs_set_aside=0,
+            episodes_lost=7,
+        )
 
 
-def batch(number: int, returns=(), weights_version: int = 0) -> FullBatch:
+LEDGER = Ledger(Totals(9, 6, 2, {"actor_died": 1}), Totals(576, 384, 128, {"actor_died": 64}))
+
+
+def batch(number: int, returns=(), weights_version: int | list[int] = 0) -> FullBatch:
     made = SimpleNamespace(
         number=number,
-        weights_version=weights_version,
+        env=np.arange(8),
+        weights_version=np.full(8, weights_version),
         episode_return=np.array(returns, np.float64),
         episode_length=np.array([abs(int(r)) for r in returns], np.int32),
     )
-    return FullBatch(number, made, TIMES)  # type: ignore[arg-type]
+    return FullBatch(cast("Any", made), TIMES, ledger=LEDGER)
 
 
 @pytest.fixture
@@ -82,6 +93,13 @@ def make_learner(tape, make_experiment):
             def phase(self, text):
                 tape.append(("phase", text))
 
+            def notice(self, text):
+                tape.append(("notice", text))
+
+        class Order:
+            def write(self, update, env, weights_version):
+                tape.append(("order", update, env.tolist(), weights_version.tolist()))
+
         return Learner(
             make_experiment("CartPole-v1", *overrides),
             cast("Any", Algorithm()),
@@ -89,6 +107,7 @@ def make_learner(tape, make_experiment):
             cast("Any", FakeReceiver(tape, events)),
             View(),
             Clock(time.monotonic() - age_s),
+            cast("Any", Order()) if "fleet.mode=async" in overrides else None,
         )
 
     return make
@@ -102,7 +121,7 @@ def test_batch_is_given_back_before_the_next_version_is_published(make_learner, 
     """So an actor never waits for a batch that the learner has done with."""
     learner = make_learner([batch(0), batch(1)], "stop.env_steps=1024")
     assert [progress.update for progress in learner.run()] == [1, 2]
-    assert names(tape) == ["publish", "update", "recycle", "publish", "update", "recycle"]
+    assert names(tape) == ["publish", "update", "trained", "publish", "update", "trained"]
     assert [entry[1] for entry in tape if entry[0] == "publish"] == [0, 1]
     assert tape[3][2] == np.float32(3).tobytes(), "the weights are those after the update"
 
@@ -180,7 +199,7 @@ def test_progress_tells_all_of_an_update(make_learner):
     assert first.episode_lengths.tolist() == [1, 3]
     assert first.losses == {"losses/policy_loss": 0.25}
     assert (first.policy_lag, second.policy_lag) == (0, 1)
-    assert (first.num_actors_alive, first.num_actors) == (2, 2)
+    assert (first.num_actors_alive, first.num_actors) == (2, 3)
     assert first.stop == {"episode_return": 0.25, "env_steps": 0.25}
     assert first.env_steps_per_s == 0.0 and second.env_steps_per_s > 0.0
     assert 0.0 < first.wall_s <= second.wall_s
@@ -212,25 +231,26 @@ def test_failure_of_the_fleet_is_raised(make_learner):
     assert learner.update == 1
 
 
-def test_observer_hears_of_phases(make_learner, tape):
-    learner = make_learner([PhaseChanged("compiling"), Interrupted(2)])
-    list(learner.run())
-    assert ("phase", "compiling") in tape
+def test_observer_hears_of_phases_and_of_what_the_run_survives(make_learner, tape):
+    events = [PhaseChanged("compiling"), Notice("actor 1 was killed"), Interrupted(2)]
+    list(make_learner(events).run())
+    assert [entry for entry in tape if entry[0] in ("phase", "notice")] == [
+        ("phase", "compiling"),
+        ("notice", "actor 1 was killed"),
+    ]
 
 
-def test_counts_come_in_after_whatever_else_is_on_its_way(make_learner, tape):
-    events = [batch(0), FleetFailed(RunFailed("late")), FleetStopped([4, 5])]
-    learner = make_learner(events)
+def test_end_of_the_fleet_is_waited_for_past_whatever_else_is_on_its_way(make_learner, tape):
+    learner = make_learner([batch(0), FleetFailed(RunFailed("late")), FleetStopped(), batch(1)])
     learner.stop_fleet()
-    assert learner.produced == [4, 5]
     assert names(tape) == ["stop"]
+    assert learner._receiver.events.get_nowait().batch.number == 1, "and no further"
 
 
-def test_fleet_that_says_nothing_is_not_waited_for_without_end(make_learner, monkeypatch):
+def test_fleet_that_says_nothing_is_not_waited_for_without_end(make_learner, monkeypatch, tape):
     monkeypatch.setattr("rollout.learner.FLEET_END_S", 0.01)
-    learner = make_learner([])
-    learner.stop_fleet()
-    assert learner.produced == []
+    make_learner([]).stop_fleet()
+    assert names(tape) == ["stop"]
 
 
 def test_learner_says_where_it_is_on_one_line(make_learner):
@@ -243,4 +263,63 @@ def test_silence_is_said_aloud_and_the_run_waits_on(make_learner, tape, monkeypa
     monkeypatch.setattr("rollout.learner.QUIET_S", 0.01)
     learner = make_learner([], "stop.wall_s=0.5")
     assert list(learner.run()) == []
-    assert ("phase", "no batch for 0 s (2 of 2 actors alive); still waiting") in tape
+    assert ("notice", "no batch for 0 s (2 of 3 actors alive); still waiting") in tape
+
+
+# What async adds, and what the fleet went through
+
+
+def test_lags_of_a_batch_are_told_as_a_distribution_and_counted_over_the_run(make_learner):
+    events = [batch(0), batch(1, weights_version=[0] * 6 + [1] * 2), Interrupted(2)]
+    learner = make_learner(events, "fleet.mode=async")
+    _, second = learner.run()
+    assert second.policy_lag == 0.75
+    found = [second.fleet[f"policy_lag_{name}"] for name in ("p50", "p95", "max")]
+    assert found == [1.0, 1.0, 1.0]
+    assert learner.policy_lags == {0: 10, 1: 6}
+
+
+def test_order_of_an_async_batch_is_written_before_the_batch_is_given_back(make_learner, tape):
+    versions = [0, 0, 1, 1, 1, 0, 0, 0]
+    learner = make_learner([batch(0), batch(1, [], versions), Interrupted(2)], "fleet.mode=async")
+    list(learner.run())
+    assert [entry for entry in tape if entry[0] == "order"] == [
+        ("order", 0, list(range(8)), [0] * 8),
+        ("order", 1, list(range(8)), versions),
+    ]
+    assert names(tape)[1:4] == ["update", "order", "trained"]
+
+
+def test_progress_tells_the_account_of_its_batch_and_what_befell_the_fleet(make_learner):
+    (progress,) = make_learner([batch(0), Interrupted(2)]).run()
+    told = progress.fleet
+    assert told["actor_restarts"] == 5 and told["host_restarts"] == 1
+    assert told["episodes_lost"] == 7 and told["envs_set_aside"] == 0
+    assert told["refused"] == 9, "duplicates are refused as well; what was accepted is not"
+    found = {name: told[f"unrolls_{name}"] for name in ("produced", "trained", "in_flight")}
+    assert found == {"produced": 9, "trained": 6, "in_flight": 2}
+    assert told["unrolls_dropped_actor_died"] == 1 and told["steps_dropped_actor_died"] == 64
+    assert told["unrolls_balance"] == 0 and told["steps_balance"] == 0
+
+
+@pytest.mark.parametrize("policy_lag", [0, 1])
+def test_learner_that_goes_on_publishes_the_versions_still_in_use_first(
+    make_learner, tape, policy_lag
+):
+    overrides = f"fleet.policy_lag={policy_lag}", "stop.env_steps=100000"
+    events = [batch(0, [2.0]), batch(1, [4.0]), batch(2), Interrupted(2)]
+    first = make_learner(events, *overrides)
+    list(first.run())
+    published = {entry[1]: entry[2] for entry in tape if entry[0] == "publish"}
+    arrays, state = first.state()
+    tape.clear()
+    second = make_learner([batch(3), Interrupted(2)], *overrides)
+    second.put_state(3, arrays, json.loads(json.dumps(state)))
+    (progress,) = second.run()
+    wanted = [2, 3, 4] if policy_lag else [3, 4]
+    assert [entry[1] for entry in tape if entry[0] == "publish"] == wanted
+    if policy_lag:
+        assert tape[0][2] == published[2]
+    assert (progress.update, progress.env_steps) == (4, 2048)
+    assert (progress.num_episodes, progress.episode_return_mean) == (2, 3.0)
+    assert second.policy_lags.total() == 4 * 8
