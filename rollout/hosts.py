@@ -219,7 +219,7 @@ class Hosts:
         self._tell(agent, control.Take(actors.start, first_incarnation))
         for version in sorted(self._versions):
             self._tell_version(agent, version)
-        if not is_local or self._agent_lives == 0:
+        if is_local and self._agent_lives == 0:
             self._inbox.shares.join(actors)
 
     def _on_host_message(self, host: Host, message: control.ToLearner) -> None:
@@ -231,7 +231,10 @@ class Hosts:
                 self._notice(f"{len(host.actors)} actors leave, of process {host.pid}")
                 self._inbox.shares.leave(host.actors)
             case control.Ready():
-                if host.is_local and self._agent_lives == 0:
+                if not host.is_local:  # not before: the others would wait for them to act
+                    if not host.is_leaving:
+                        self._inbox.shares.join(host.actors)
+                elif self._agent_lives == 0:
                     text = f"compiled in {message.compile_s:.1f} s; forking actors"
                     self._put_event(PhaseChanged(text))
             case control.ActorStarted():
