@@ -170,7 +170,7 @@ def test_unroll_equals_its_slow_twin(case, N):
             np.testing.assert_allclose(found, wanted, atol=2e-6)
         elif len(wanted):
             np.testing.assert_array_equal(found, wanted.astype(found.dtype), err_msg=name)
-    assert actor.envs.snapshot() == twin["state"]
+    assert actor.envs.snapshot() == twin["state"] == unroll.env_state.tobytes()
     assert len(unroll.episode_t) > 0 or N == 1
     num_actions = CASES[case][1].num_actions
     assert set(np.unique(unroll.action)) == set(range(num_actions)), "an action was never chosen"
@@ -229,7 +229,7 @@ def test_any_split_over_actors_gives_the_same_unrolls(case, data):
             moved = {n: getattr(part, n) + np.int32(start) for n in ("final_env", "episode_env")}
             parts.append(replace(part, **moved))
         joined = {n: np.concatenate([getattr(p, n) for p in parts], axis=1) for n in COLUMNS}
-        joined |= {n: np.concatenate([getattr(p, n) for p in parts]) for n in TAILS}
+        joined |= {n: np.concatenate([getattr(p, n) for p in parts]) for n in ("env_state", *TAILS)}
         assert_same(in_time_order(Unroll(**joined)), wanted)
     snapshots = [actor.envs.snapshot() for actor in actors]
     assert b"".join(snapshots) == whole.envs.snapshot()

@@ -1,4 +1,4 @@
-"""What hosts are told: shares, versions, and records on pipes."""
+"""What hosts are told: a plan, and records on pipes."""
 
 import os
 import select
@@ -8,11 +8,9 @@ import threading
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rollout.control import ActorError
-from rollout.plan import read_record, share_of, write_record
+from rollout.plan import read_record, write_record
 from rollout.template import error_text
 
 
@@ -34,27 +32,13 @@ def close(pipe, end: str) -> None:
     os.close(pipe.pop(end))
 
 
-@given(data=st.data(), num_actors=st.integers(1, 500))
-def test_shares_are_contiguous_and_cover_every_environment_once(data, num_actors):
-    num_envs = data.draw(st.integers(num_actors, 20_000))
-    next_env = 0
-    sizes = []
-    for actor in range(num_actors):
-        first, size = share_of(actor, num_actors, num_envs)
-        assert first == next_env
-        sizes.append(size)
-        next_env = first + size
-    assert next_env == num_envs
-    assert min(sizes) >= 1
-    # The first num_envs % num_actors actors have one more.
-    assert sizes == sorted(sizes, reverse=True) and max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize("policy_lag", [0, 1])
-def test_unroll_is_acted_with_the_version_that_lockstep_says(make_plan, policy_lag):
-    plan = make_plan(policy_lag=policy_lag)
-    versions = [plan.weights_version_for(unroll) for unroll in range(4)]
-    assert versions == ([0, 1, 2, 3] if policy_lag == 0 else [0, 0, 1, 2])
+@pytest.mark.parametrize(("mode", "is_lockstep"), [("lockstep", True), ("async", False)])
+def test_plan_tells_the_mode_and_where_its_sockets_are(make_plan, mode, is_lockstep):
+    plan = make_plan(mode=mode)
+    assert plan.is_lockstep is is_lockstep
+    assert plan.unroll_endpoint == f"ipc://{plan.socket_directory}/unrolls"
+    assert plan.control_endpoint == f"ipc://{plan.socket_directory}/control"
+    assert plan.name == plan.run.hex()[:12]
 
 
 def test_plan_comes_out_of_a_pipe_as_it_went_in(make_plan, pipe):
@@ -100,10 +84,10 @@ def test_short_records_of_many_writers_do_not_mix():
 import os
 from rollout.control import ActorError
 from rollout.plan import write_record
-for actor in range(8):
+for writer in range(8):
     if os.fork() == 0:
         for _ in range(50):
-            write_record(1, ActorError(actor, chr(97 + actor) * 3000))
+            write_record(1, ActorError(writer, chr(97 + writer) * 3000))
         os._exit(0)
 while True:
     try:
@@ -118,8 +102,8 @@ while True:
         got.append(error)
     writers.stdout.close()
     assert writers.wait(10) == 0
-    assert sorted(error.actor for error in got) == sorted(list(range(8)) * 50)
-    assert all(error.error == chr(97 + error.actor) * 3000 for error in got)
+    assert sorted(error.pid for error in got) == sorted(list(range(8)) * 50)
+    assert all(error.error == chr(97 + error.pid) * 3000 for error in got)
 
 
 def test_report_of_an_error_is_cut_to_what_a_pipe_writes_in_one_piece():

@@ -5,8 +5,9 @@ import hashlib
 import json
 
 import numpy as np
+import pytest
 
-from rollout.summary import Ledger, params_digest, versions
+from rollout.summary import Summary, params_digest, versions
 
 KEYS = [
     "env_steps",
@@ -19,6 +20,9 @@ KEYS = [
     "params_digest",
     "num_actors",
     "actor_restarts",
+    "host_restarts",
+    "envs_set_aside",
+    "episodes_lost",
     "policy_lag",
     "ledger",
     "seed",
@@ -30,13 +34,24 @@ KEYS = [
 def test_keys_are_exactly_those_of_the_contract(make_summary):
     shown = make_summary().as_dict()
     assert list(shown) == KEYS
-    assert list(shown["ledger"]) == ["produced", "trained", "in_flight", "dropped", "balance"]
-    assert shown["policy_lag"] == {"mean": 0.99, "max": 1}
+    account = ["produced", "trained", "in_flight", "dropped", "balance"]
+    assert list(shown["ledger"]) == [*account, "steps", "actors"]
+    assert list(shown["ledger"]["steps"]) == account
+    assert [list(actor) for actor in shown["ledger"]["actors"]] == [account] * 2
+    assert shown["policy_lag"] == {"mean": 0.99, "max": 1, "counts": {0: 8, 1: 792}}
 
 
-def test_ledger_balances_when_every_unroll_is_accounted_for():
-    assert Ledger(10, 6, 1, {"end_of_run": 2, "corrupt": 1}).balance == 0
-    assert Ledger(10, 6, 1, {"end_of_run": 2}).balance == 1
+def test_summary_read_back_from_json_is_the_same(make_summary):
+    summary = make_summary()
+    assert Summary.from_dict(json.loads(json.dumps(summary.as_dict()))) == summary
+
+
+@pytest.mark.parametrize("key", ["ledger", "policy_lag", "updates"])
+def test_summary_with_a_key_missing_is_refused(make_summary, key):
+    content = make_summary().as_dict()
+    del content[key]
+    with pytest.raises(ValueError, match="not a summary of this version of rollout"):
+        Summary.from_dict(content)
 
 
 def test_params_digest_is_sha256_of_little_endian_float32_in_name_order():
