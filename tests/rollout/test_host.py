@@ -503,3 +503,12 @@ def test_cut_reaches_the_page(start):
     learner.tell(control.Cut(2, 17))
     page = HostPage(Path(learner.plan.memory_directory) / "page", 2)
     learner.serve_until(lambda: page.cut == (2, 17))
+
+
+def test_agent_leaves_to_the_learner_the_signals_that_are_the_learners(start):
+    learner = start()
+    learner.serve_until_acting(0, 1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(learner.agent.pid, number)
+    learner.serve_until_acting(0, 1)
+    assert not learner.of(ActorEnded)

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -141,19 +140,62 @@ def test_host_agent_whose_learner_dies_before_reading_on_removes_the_runs_direct
     places.assert_gone()
 
 
-def test_host_agent_ignores_the_signals_that_are_the_learners(make_plan, places):
-    from rollout.plan import write_record
+ORPHANS = """
+import os, sys, time
+from rollout.processes import adopt_orphans, children, reap
+assert children() == set()
+adopt_orphans()
+child = os.fork()
+if child == 0:
+    grandchild = os.fork()
+    if grandchild == 0:
+        time.sleep(60)
+    print(grandchild, flush=True)
+    os._exit(3)
+grandchild = int(sys.stdin.readline())
+os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+assert children() == {child, grandchild}, "a zombie is a child, too"
+assert reap(child) == 3
+assert children() == {grandchild}
+assert reap(grandchild) is None
+os.kill(grandchild, 15)
+os.waitid(os.P_PID, grandchild, os.WEXITED | os.WNOWAIT)
+assert reap(grandchild) == -15
+assert reap(grandchild) == -9, "nobody can say"
+assert children() == set()
+print("good")
+"""
 
-    plan = make_plan()
+
+def test_children_of_a_dead_child_become_ones_own():
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "rollout.host", plan.name], stdin=subprocess.PIPE
-    ) as agent:
-        assert agent.stdin is not None
-        write_record(agent.stdin.fileno(), plan)
-        places.wait_pids("rollout-templ")
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(agent.pid, number)
-        places.wait_pids("rollout-actor", 2)  # it goes on
-        agent.stdin.close()
-        assert agent.wait(10) == 0
-    places.assert_gone()
+        [sys.executable, "-c", ORPHANS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
+        parent.stdin.write(parent.stdout.readline())
+        parent.stdin.flush()
+        assert parent.stdout.readline() == "good\n"
+
+
+def test_only_a_living_child_of_the_parent_is_opened():
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        assert processes.open_child_of(child.pid, os.getppid()) is None
+        pidfd = processes.open_child_of(child.pid, os.getpid())
+        assert pidfd is not None
+        assert not processes.is_readable(pidfd)
+        child.communicate()
+        assert processes.is_readable(pidfd, 10)
+        os.close(pidfd)
+    assert processes.open_child_of(child.pid, os.getpid()) is None
+
+
+def test_pipe_is_readable_when_there_is_something_or_its_end():
+    read, write = os.pipe()
+    assert not processes.is_readable(read)
+    os.write(write, b"x")
+    assert processes.is_readable(read)
+    os.read(read, 1)
+    assert not processes.is_readable(read, 0.01)
+    os.close(write)
+    assert processes.is_readable(read)
+    os.close(read)
