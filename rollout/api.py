@@ -118,7 +118,8 @@ def _signals_to(events: "queue.SimpleQueue[Event]", view: View) -> Iterator[None
             signal.signal(each, handler)
         events.put(Interrupted(number))
         again = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
-        view.notice(f"{signal.Signals(number).name}: ending with a checkpoint{again}")
+        with contextlib.suppress(RuntimeError):  # in the middle of writing to the same file
+            view.notice(f"{signal.Signals(number).name}: ending with a checkpoint{again}")
 
     for number, handler in before.items():
         if handler != signal.SIG_IGN:  # of nohup, say

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,14 @@ from rollout.errors import RunFailed
 from rollout.events import Event, FleetFailed, FleetStopped, Notice, PhaseChanged
 from rollout.failures import MOST_FAILURES, Ending, EnvFailures, Failure, save_failure
 from rollout.host_memory import NOWHERE, HostPage
-from rollout.inbox import Inbox
-from rollout.supervisor import how_ended
+from rollout.inbox import NO_LIFE, Inbox
+from rollout.supervisor import how_ended, signal_name
 
 log = logging.getLogger(__name__)
 
 LAST_WORDS_MS = 100  # for what an agent sent before it ended to come in
+MOST_LAST_WORDS_S = 2.0  # for all of it, whoever else is talking
+MOST_ACTORS = 1 << 20  # of one host
 DEATH_S = 2.0  # for the processes of a dead agent to end, which the kernel sees to
 MOST_AGENT_RESTARTS = 3  # without an unroll in between
 LIVES_PER_AGENT = 1 << 16  # incarnations of an actor under one agent
@@ -48,6 +51,7 @@ class Host:
     memory_directory: Path
     end: int
     is_local: bool
+    newest_pulled: int = NOWHERE
     is_leaving: bool = False
     is_told_to_stop: bool = False
     has_stopped: bool = False
@@ -80,7 +84,6 @@ class Hosts:
         self._versions: dict[int, bytes] = {}
         self._failures = EnvFailures()
         self._ended: dict[int, tuple[control.ActorEnded, int]] = {}  # by actor, and environment
-        self._first_errors: dict[int, str] = {}
         self._agent_lives = 0
         self._unrolls_at_restart = -1
         self._vain_restarts = 0
@@ -152,7 +155,7 @@ class Hosts:
         try:
             message = control.decode_to_learner(frames[0])
         except (IndexError, msgspec.DecodeError) as error:
-            self._refuse("unreadable control message", f"{agent!r}: {error}")
+            self._refuse("unreadable", f"{agent!r}: {error}"[:1000])
             return
         host = self._hosts.get(agent)
         if isinstance(message, control.Hello):
@@ -174,7 +177,8 @@ class Hosts:
     def on_end(self, end: int) -> None:
         """A process that was watched has ended."""
         self._unwatch(end)
-        while self._cluster.control.poll(LAST_WORDS_MS):
+        deadline_s = time.monotonic() + MOST_LAST_WORDS_S
+        while time.monotonic() < deadline_s and self._cluster.control.poll(LAST_WORDS_MS):
             sender, *frames = self._cluster.control.recv_multipart()
             self.on_message(sender, frames)
         is_local = end == self._cluster.agent_end
@@ -196,10 +200,12 @@ class Hosts:
 
     def _on_hello(self, agent: bytes, message: control.Hello) -> None:
         is_local = message.pid == self._cluster.agent_pid
+        directory = Path(message.memory_directory)
         try:
+            self._check_offer(message, directory, is_local)
+            page = HostPage(directory / "page", message.num_actors)
             end = self._cluster.agent_end if is_local else os.pidfd_open(message.pid)
-            page = HostPage(Path(message.memory_directory) / "page", message.num_actors)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             self._refuse("Hello", f"{agent!r}: {error}: {message}"[:1000])
             return
         if is_local:
@@ -211,16 +217,36 @@ class Hosts:
             first_incarnation = 0
             self._watch(end)
             self._notice(f"{len(actors)} more actors, of process {message.pid}")
-        directory = Path(message.memory_directory)
-        self._hosts[agent] = Host(agent, message.pid, actors, page, directory, end, is_local)
+        host = Host(agent, message.pid, actors, page, directory, end, is_local)
+        self._hosts[agent] = host
         self._inbox.num_actors = max(self._inbox.num_actors, actors.stop)
         self._inbox.account.add_actors(actors.stop)
         self._inbox.first_incarnation.update(dict.fromkeys(actors, first_incarnation))
         self._tell(agent, control.Take(actors.start, first_incarnation))
         for version in sorted(self._versions):
             self._tell_version(agent, version)
-        if is_local and self._agent_lives == 0:
+        if self._is_stopping:
+            self._tell_to_stop(host)
+        elif is_local and self._agent_lives == 0:
             self._inbox.shares.join(actors)
+
+    def _check_offer(self, message: control.Hello, directory: Path, is_local: bool) -> None:
+        """Raise ValueError if this is no host of this run, or one that has said hello already.
+
+        Its directory will be removed when it has ended, so it had better be one of ours.
+        """
+        plan = self._cluster.plan
+        if is_local:
+            offer = (message.num_actors, message.memory_directory)
+            if offer != (plan.num_actors, plan.memory_directory):
+                raise ValueError("not what this machine's host agent was started with")
+        elif not 1 <= message.num_actors <= MOST_ACTORS:
+            raise ValueError(f"num_actors={message.num_actors}, wanted 1 to {MOST_ACTORS}")
+        elif not run_places.is_ours(directory, plan.name):
+            raise ValueError("not a directory that a host of this run has made")
+        for host in self._hosts.values():
+            if message.pid == host.pid or directory == host.memory_directory:
+                raise ValueError(f"process {host.pid} has said hello from there already")
 
     def _on_host_message(self, host: Host, message: control.ToLearner) -> None:
         match message:
@@ -259,14 +285,25 @@ class Hosts:
 
     def _is_possible(self, host: Host, message: control.ToLearner) -> bool:
         """Whether this host's agent can have said that."""
+        newest = self._inbox.newest_version
         match message:
             case control.Pull():
-                return 0 <= message.version <= self._inbox.newest_version
-            case control.ActorStarted() | control.ActorEnded() | control.GaveUp():
+                return host.newest_pulled < message.version <= newest
+            case control.Leave():
+                return not (host.is_local or host.is_leaving)
+            case control.ActorStarted() | control.GaveUp():
                 return message.actor in host.actors
+            case control.ActorEnded():
+                return (
+                    message.actor in host.actors
+                    and message.actor in self.alive
+                    and NOWHERE <= message.place < self._cluster.plan.num_envs
+                    and NOWHERE <= message.t < self._cluster.plan.schema.unroll_length
+                    and (message.place < 0 or 0 <= message.weights_version <= newest)
+                )
             case control.Stopped():
                 counts = (message.produced, message.produced_steps)
-                return host.is_told_to_stop and all(
+                return (host.is_told_to_stop and not host.has_stopped) and all(
                     len(each) == len(host.actors) and min(each) >= 0 and max(each) < 2**62
                     for each in counts
                 )
@@ -283,6 +320,7 @@ class Hosts:
         self.alive.difference_update(host.actors)
         for actor in host.actors:
             self._ended.pop(actor, None)
+            self._inbox.first_incarnation[actor] = NO_LIFE
         del self._hosts[host.routing_id]
         if host.is_local:
             return
@@ -293,7 +331,7 @@ class Hosts:
             self._give_up(host.actors)
 
     def _restart_agent(self) -> None:
-        unrolls = self._inbox.statistics().verdicts.get("accepted", 0)
+        unrolls = int(self._inbox.states.num_unrolls.sum())
         self._vain_restarts = self._vain_restarts + 1 if unrolls == self._unrolls_at_restart else 0
         self._unrolls_at_restart = unrolls
         if self._vain_restarts >= MOST_AGENT_RESTARTS:
@@ -329,9 +367,7 @@ class Hosts:
         if self._is_stopping or host.is_told_to_stop:
             return
         self.actor_restarts += 1
-        how = how_ended(ended)
-        self._notice(f"actor {ended.actor} (process {ended.pid}) {how}")
-        self._first_errors.setdefault(ended.actor, how)
+        self._notice(f"actor {ended.actor} (process {ended.pid}) {how_ended(ended)}")
         share = self._inbox.shares.of(ended.actor)
         is_env_failure = ended.hung_s > 0 or ended.status not in (-signal.SIGKILL, -signal.SIGTERM)
         if share is not None and is_env_failure and 0 <= ended.place < share.num_envs:
@@ -412,7 +448,7 @@ class Hosts:
             network=plan.network,
             schema=plan.schema,
             ended=_ending(ended),
-            error=how_ended(ended),
+            error=_error(ended),
             weights=np.frombuffer(self._versions[version], np.float32),
             env_state=self._inbox.states.newest[env].copy(),
         )
@@ -420,6 +456,7 @@ class Hosts:
     # Weights
 
     def _on_pull(self, host: Host, version: int) -> None:
+        host.newest_pulled = version  # each is sent once: they are large
         if version in self._versions:
             self._tell(host.routing_id, control.Weights(version), self._versions[version])
         else:  # it was announced, but newer ones have taken its place (async)
@@ -460,6 +497,14 @@ def _ending(ended: control.ActorEnded) -> Ending:
     if ended.status < 0:
         return "signal"
     return "exception" if ended.error else "exit"
+
+
+def _error(ended: control.ActorEnded) -> str:
+    if ended.hung_s > 0:
+        return f"{ended.hung_s:.1f} s"
+    return ended.error or (
+        signal_name(-ended.status) if ended.status < 0 else f"exit status {ended.status}"
+    )
 
 
 def _arrays(produced: list[int], produced_steps: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -49,6 +49,8 @@ class Clock:
 class Learner:
     """Trains on batch after batch. What has become of it is in the attributes.
 
+    changed_at: updates from which on another experiment was trained, by who resumed it.
+
     In lockstep batch u is acted with weights version max(0, u - policy_lag), in async with whatever
     was newest; it is trained on when the newest is version u, and the update makes version u + 1.
     """
@@ -80,6 +82,7 @@ class Learner:
         self.env_steps = 0
         self.num_episodes = 0
         self.policy_lags: Counter[int] = Counter()
+        self.changed_at: list[int] = []
         self.goal_reached_s: float | None = None
         self.last_update_s = 0.0
         self.interrupted_by: int | None = None
@@ -140,6 +143,7 @@ class Learner:
             "wall_s": self._clock.seconds(),
             "goal_reached_s": self.goal_reached_s,
             "policy_lags": sorted(self.policy_lags.items()),
+            "changed_at": self.changed_at,
         }
 
     def put_state(
@@ -151,6 +155,7 @@ class Learner:
         self.goal_reached_s = state["goal_reached_s"]
         self.last_update_s = state["wall_s"]
         self.policy_lags = Counter(dict(state["policy_lags"]))
+        self.changed_at = list(state["changed_at"])
         self._last_returns.extend(arrays["last_returns"].tolist())
         self._last_lengths.extend(arrays["last_lengths"].tolist())
         self._older_weights = {

@@ -50,6 +50,11 @@ class Resumption:
         return f"Resumption({self.checkpoint!r}, changes={list(self.changes)})"
 
     @property
+    def changes_curve(self) -> bool:
+        """Whether the learning curve is another experiment's from here on."""
+        return self.experiment.curve != self.checkpoint.experiment.curve
+
+    @property
     def keeps_states(self) -> bool:
         """Whether environments go on where they were; else all begin with a reset."""
         return not any(_is_of(key, OF_STATES) for key in self.changes)

@@ -111,8 +111,9 @@ class Run:
                 before_save=[metrics.flush, *([order.flush] if order else [])],
             )
             closing.enter_context(saver)
-            if self._resumption is not None and self._resumption.changes:
-                saver.save()  # from here on it is another experiment's
+            if self._resumption is not None and self._resumption.changes_curve:
+                learner.changed_at.append(learner.update)
+                saver.save()  # so that whoever resumes it again need not say so again
             from rollout.learners.optimizer import NonFiniteLossError
 
             trouble = None
