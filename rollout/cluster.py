@@ -30,6 +30,7 @@ from rollout.wire import HEADER_BYTES
 LONGEST_IPC_PATH = 107  # bytes; the kernel's sockaddr_un has no room for more
 SPARE_FILES = 64  # descriptors a learner needs besides one per actor
 LONGEST_CONTROL_MESSAGE = 1 << 20  # bytes; the list of counts of 100,000 actors fits
+ROOM_FOR_ANSWERS = 16  # times the window: an actor waits for its answers; who does not, loses some
 END_S = 5.0  # for the agent to end everything, after which the kernel does
 
 
@@ -76,8 +77,8 @@ class Cluster:
         self._hold = run_places.hold(Path(plan.socket_directory))
         longest = max(plan.schema.max_size_bytes(plan.num_envs), HEADER_BYTES)
         try:
-            self.unrolls = self._bind(plan.unroll_endpoint, longest)
-            self.control = self._bind(plan.control_endpoint, LONGEST_CONTROL_MESSAGE)
+            self.unrolls = self._bind(plan.unroll_endpoint, longest, ROOM_FOR_ANSWERS * plan.window)
+            self.control = self._bind(plan.control_endpoint, LONGEST_CONTROL_MESSAGE, 0)
             self._agent = self._start_agent(plan)
         except BaseException:
             self._context.destroy(linger=0)
@@ -127,7 +128,8 @@ class Cluster:
         os.close(self.agent_end)
         run_places.wait_unheld(Path(self.plan.memory_directory), END_S)
 
-    def _bind(self, endpoint: str, longest: int) -> zmq.Socket:
+    def _bind(self, endpoint: str, longest: int, most_unread: int) -> zmq.Socket:
+        """most_unread: messages that wait for a peer to read them; 0: any number."""
         socket = self._context.socket(zmq.ROUTER)
         options = {
             zmq.LINGER: 0,
@@ -135,7 +137,7 @@ class Cluster:
             zmq.MAXMSGSIZE: longest,
             zmq.BACKLOG: 4096,
             zmq.RCVHWM: self.plan.window + 1,
-            zmq.SNDHWM: 0,  # replies are small, and bounded by what was sent
+            zmq.SNDHWM: most_unread,
         }
         for option, value in options.items():
             socket.set(option, value)

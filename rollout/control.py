@@ -7,6 +7,8 @@ Actors are known to the learner by their number, which is theirs in the whole ru
 actor also has a slot, from 0: its number is the host's `first_actor` plus the slot.
 """
 
+from typing import Any
+
 import msgspec
 
 # learner → agent
@@ -149,6 +151,13 @@ class ActorExited(msgspec.Struct, frozen=True, tag=True):
     status: int
 
 
+class ActorPaused(msgspec.Struct, frozen=True, tag=True):
+    """An actor was stopped (SIGSTOP), or goes on (SIGCONT)."""
+
+    pid: int
+    is_paused: bool
+
+
 class ActorError(msgspec.Struct, frozen=True, tag=True):
     """What an actor has to say before it ends."""
 
@@ -168,7 +177,7 @@ class Fork(msgspec.Struct, frozen=True, tag=True):
 
 
 ToAgent = Take | Cut | Announce | Weights | Stop
-FromTemplate = Ready | Unprepared | ActorStarted | ActorExited | ActorError
+FromTemplate = Ready | Unprepared | ActorStarted | ActorExited | ActorPaused | ActorError
 ToLearner = (
     Hello
     | Pull
@@ -184,5 +193,22 @@ ToLearner = (
 )
 
 encode = msgspec.msgpack.encode
-decode_to_agent = msgspec.msgpack.Decoder(ToAgent).decode
-decode_to_learner = msgspec.msgpack.Decoder(ToLearner).decode
+_to_agent = msgspec.msgpack.Decoder(ToAgent)
+_to_learner = msgspec.msgpack.Decoder(ToLearner)
+
+
+def decode_to_agent(message: bytes) -> ToAgent:
+    """What the learner says. Raises msgspec.DecodeError for anything else."""
+    return _decode(_to_agent, message)
+
+
+def decode_to_learner(message: bytes) -> ToLearner:
+    """What a host agent says. Raises msgspec.DecodeError for anything else."""
+    return _decode(_to_learner, message)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder, message: bytes) -> Any:
+    try:
+        return decoder.decode(message)
+    except (UnicodeDecodeError, RecursionError) as error:  # text that is none; too many brackets
+        raise msgspec.DecodeError(str(error)) from error

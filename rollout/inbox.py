@@ -16,6 +16,8 @@ from rollout.ledger import Account
 from rollout.shares import Share, Shares
 from rollout.wire import Header, Kind, Malformed, Verdict, decode_greeting, routing_id
 
+NO_LIFE = 1 << 32  # a first incarnation that no header can reach: of actors that are gone
+
 
 class Judgement(NamedTuple):
     """unroll, env: views of the payload, checked, and its environments, int64 [N]; only of an
@@ -29,10 +31,14 @@ class Judgement(NamedTuple):
 
 @dataclass
 class ActorState:
-    """What the learner knows of one actor. next_sequence: of the unroll that may come next."""
+    """What the learner knows of one actor's present life.
+
+    next_sequence: of the unroll that may come next. num_acknowledged: unrolls it has credit for.
+    """
 
     incarnation: int
     next_sequence: int = 0
+    num_acknowledged: int = 0
     weights_version: int = 0
 
 
@@ -94,6 +100,12 @@ class Inbox:
         judgement = self._judge(header, sender, payload)
         self.count(judgement.verdict)
         return judgement
+
+    def acknowledge(self, header: Header) -> None:
+        """The unroll with this header is in a batch: its actor may send another."""
+        known = self.actors[header.actor]
+        if header.incarnation == known.incarnation:
+            known.num_acknowledged = header.sequence + 1
 
     def count(self, verdict: Verdict) -> None:
         """Count a verdict that was reached before there was a header."""
@@ -168,6 +180,7 @@ class Inbox:
         ahead = header.sequence - known.next_sequence
         return (
             (header.first_env, header.num_envs) == (share.first_env, share.num_envs)
+            and header.sequence < known.num_acknowledged + self.account.window
             and header.num_finals <= longest
             and header.num_episodes <= longest
             and header.unroll_index == share.next_unroll + ahead

@@ -99,7 +99,8 @@ class Account:
     """The ledger of a run that goes on; all arrays are int64 [2, actors], in unrolls and steps."""
 
     def __init__(self, window: int) -> None:
-        self._window = window
+        """window: unrolls that may be on the way from an actor."""
+        self.window = window
         self._before = _zeros()  # produced under host agents, or learners, that are dead
         self._now = _zeros()  # produced under those that live, as far as is known
         self._accepted = _zeros()
@@ -124,8 +125,9 @@ class Account:
     def is_possible(self, actor: int, produced: int, produced_steps: int) -> bool:
         """Whether an actor can have produced that much, going by what has arrived."""
         missing = self._missing(np.array([[produced], [produced_steps]]), slice(actor, actor + 1))
-        limit = self._limit(slice(actor, actor + 1))
-        return bool(((missing >= 0) & (missing <= limit)).all())
+        unrolls, steps = missing[:, 0]
+        most = self.window if self._unroll_steps[actor] else 0  # who has no share makes nothing
+        return bool(0 <= unrolls <= most and steps == unrolls * self._unroll_steps[actor])
 
     def grant(self, actor: int, unroll_steps: int) -> None:
         """The actor's unrolls have so many steps from now on."""
@@ -216,7 +218,7 @@ class Account:
     def _limit(self, actors: slice) -> np.ndarray:
         """The most that can be on the way."""
         steps = self._unroll_steps[actors]
-        return self._window * np.stack([np.ones_like(steps), steps])
+        return self.window * np.stack([np.ones_like(steps), steps])
 
     def _settle(self, actors: slice, produced: Any) -> np.ndarray:
         self._now[:, actors] = produced

@@ -79,10 +79,16 @@ class Outbox:
             reply, states = self._receive()
             if reply.answer == Answer.WELCOME:
                 break
-        self._assignment = Assignment(
-            reply.cut, reply.first_env, reply.num_envs, reply.number, states
-        )
-        return self._assignment
+        share = Assignment(reply.cut, reply.first_env, reply.num_envs, reply.number, states)
+        size = share.num_envs * self._plan.schema.state_bytes
+        is_inside = 0 < share.num_envs <= self._plan.num_envs - share.first_env
+        if not is_inside or len(states) not in (0, size):
+            raise Refused(
+                f"the learner's answer is a share of {share.num_envs} environments from "
+                f"{share.first_env} on, of {self._plan.num_envs}, and {len(states)} bytes of states"
+            )
+        self._assignment = share
+        return share
 
     def wait_credit(self) -> None:
         """Return when another unroll may be sent; blocks in the kernel until then."""
@@ -139,9 +145,17 @@ class Outbox:
         """The next reply and its payload; acknowledgements are counted here."""
         frames = self._socket.recv_multipart()
         try:
-            reply = decode_reply(*frames[:2])
+            if len(frames) > 2:
+                raise Malformed(f"{len(frames)} frames, wanted 2")
+            reply = decode_reply(*frames)
+            if reply.answer == Answer.ACKNOWLEDGED and reply.number >= self._sequence:
+                raise Malformed(f"thanks for unroll {reply.number}, {self._sequence} were sent")
+            if reply.answer not in list(Answer):
+                raise Malformed(f"of kind {reply.answer}")
+            if reply.answer == Answer.REFUSED and reply.number not in list(Verdict):
+                raise Malformed(f"verdict {reply.number}")
         except Malformed as error:
-            raise Refused(f"the learner's answer is {error}") from error
+            raise Refused(f"the learner's answer is malformed: {error}") from error
         if reply.run != self._plan.run:
             raise Refused("the answer came from another run's learner")
         if reply.answer == Answer.REFUSED:

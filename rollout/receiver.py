@@ -241,6 +241,7 @@ class Receiver:
 
     def _on_placed(self, placed: Placed) -> None:
         for arrival in placed.acknowledge:
+            self._inbox.acknowledge(arrival.header)
             self._reply(arrival.sender, Answer.ACKNOWLEDGED, arrival.header.sequence)
         for full in placed.full:
             full.ledger = self._ledger()
@@ -265,7 +266,9 @@ class Receiver:
     def _reply(self, receiver: bytes, answer: Answer, *numbers: int, payload: bytes = b"") -> None:
         reply = encode_reply(Reply(answer, self._inbox.run, *numbers), payload)
         try:
-            self._cluster.unrolls.send_multipart((receiver, reply, payload))
+            self._cluster.unrolls.send_multipart((receiver, reply, payload), zmq.NOBLOCK)
+        except zmq.Again:  # it sends without reading, as no actor does
+            self._log_once("unread", f"{receiver!r} does not read its answers")
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:  # it is gone; its end is told by its host
                 raise

@@ -44,6 +44,16 @@ def make_directory(parent: Path, name: str) -> Path:
     return directory
 
 
+def is_ours(directory: Path, name: str) -> bool:
+    """Whether this is a directory that a host of the run NAME has made, as this user."""
+    if not directory.is_absolute() or ".." in directory.parts:
+        return False
+    if not directory.name.startswith(f"rollout-{name}-"):
+        return False
+    status = directory.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+
+
 def hold(directory: Path) -> int:
     """Be one of those who use a run's directory, as long as the returned descriptor is open.
 
