@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from rollout import processes
 from rollout.host_memory import HostPage
 from rollout.supervisor import LOOK_S, HangWatch
+from rollout.template_process import TemplateProcess
 
 DUMP_S = 0.2  # for an actor to write down where it is
+MOST_PAUSED_LOOKS = 10  # at a template that is stopped, before it is replaced
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Life:
     """One life of an actor, from its fork until it is reaped.
 
     error: what it had to say. hung_s: how long it had been at an unroll when it was killed for it.
+    paused_ns: since when it is stopped (SIGSTOP); 0: it is not.
     """
 
     actor: int
@@ -32,15 +35,16 @@ class Life:
     pid: int
     error: str = ""
     hung_s: float = 0.0
+    paused_ns: int = 0
 
 
 @dataclass
 class Hanging:
-    """An actor that was asked for its stack. began_ns: of the unroll it hangs in."""
+    """An actor that was asked for its stack. since_ns: when it began what it hangs in."""
 
     life: Life
     pidfd: int
-    began_ns: int
+    since_ns: int
     kill_at_s: float
 
 
@@ -52,6 +56,7 @@ class HangKiller:
         self._watch = HangWatch(len(page.slots), limit_s)
         self._hanging: dict[int, Hanging] = {}  # by pid
         self._look_at_s = 0.0
+        self._paused_looks = 0  # in a row, at which the template was
 
     def __repr__(self) -> str:
         return f"HangKiller({self._watch!r}, {len(self._hanging)} being killed)"
@@ -60,16 +65,27 @@ class HangKiller:
         """When there is something to do."""
         return min([self._look_at_s, *(each.kill_at_s for each in self._hanging.values())])
 
-    def do_what_is_due(self, now_s: float, lives: Iterable[Life], template_pid: int) -> None:
+    def do_what_is_due(
+        self, now_s: float, lives: Iterable[Life], template: TemplateProcess
+    ) -> None:
         """lives: of actors that are alive, children of the template."""
         for hanging in [each for each in self._hanging.values() if each.kill_at_s <= now_s]:
             self._kill(hanging)
         if self._look_at_s <= now_s:
             self._look_at_s = now_s + LOOK_S
-            hung = self._watch.look(time.monotonic_ns(), self._page.slots)
+            self._look_at_template(template)
+            paused_ns = {life.slot: life.paused_ns for life in lives if life.paused_ns}
+            hung = self._watch.look(time.monotonic_ns(), self._page.slots, paused_ns)
             for life in lives if hung else ():
                 if life.slot in hung and life.pid not in self._hanging:
-                    self._ask_for_stack(life, hung[life.slot], now_s, template_pid)
+                    self._ask_for_stack(life, hung[life.slot], now_s, template.pid)
+
+    def _look_at_template(self, template: TemplateProcess) -> None:
+        """While it is stopped nobody hears of deaths, and nobody is started."""
+        self._paused_looks = self._paused_looks + 1 if template.is_paused() else 0
+        if self._paused_looks >= MOST_PAUSED_LOOKS:
+            self._paused_looks = 0
+            template.kill()
 
     def let_go(self, pid: int) -> None:
         """It has ended."""
@@ -78,7 +94,7 @@ class HangKiller:
             os.close(hanging.pidfd)
 
     def _ask_for_stack(self, life: Life, since_s: float, now_s: float, template_pid: int) -> None:
-        began_ns = self._began_ns(life)
+        since_ns = self._since_ns(life)
         pidfd = processes.open_child_of(life.pid, template_pid)
         if pidfd is None:
             return
@@ -90,18 +106,18 @@ class HangKiller:
             flush=True,
         )
         send_signal(pidfd, signal.SIGUSR2)
-        self._hanging[life.pid] = Hanging(life, pidfd, began_ns, now_s + DUMP_S)
+        self._hanging[life.pid] = Hanging(life, pidfd, since_ns, now_s + DUMP_S)
 
     def _kill(self, hanging: Hanging) -> None:
         """Unless it has got further at the last moment."""
         life = hanging.life
-        if self._began_ns(life) == hanging.began_ns:
-            life.hung_s = (time.monotonic_ns() - hanging.began_ns) / 1e9
+        if self._since_ns(life) == hanging.since_ns:
+            life.hung_s = (time.monotonic_ns() - hanging.since_ns) / 1e9
             send_signal(hanging.pidfd, signal.SIGKILL)
         self.let_go(life.pid)
 
-    def _began_ns(self, life: Life) -> int:
-        return int(self._page.slots["began_ns"][life.slot])
+    def _since_ns(self, life: Life) -> int:
+        return int(self._page.slots["began_ns"][life.slot]) or life.paused_ns
 
 
 def send_signal(pidfd: int, number: int) -> None:

@@ -171,7 +171,7 @@ class HostAgent:
             for slot in self._supervisor.take_due(now_s, MOST_FORKING - len(self._forking)):
                 self._fork(slot)
         if self._template is not None and self._lives:
-            self._hangs.do_what_is_due(now_s, self._lives.values(), self._template.pid)
+            self._hangs.do_what_is_due(now_s, self._lives.values(), self._template)
 
     # The template
 
@@ -213,6 +213,10 @@ class HostAgent:
             case control.ActorError():
                 if report.pid in self._lives:
                     self._lives[report.pid].error = report.error
+            case control.ActorPaused():
+                if report.pid in self._lives:
+                    paused_ns = time.monotonic_ns() if report.is_paused else 0
+                    self._lives[report.pid].paused_ns = paused_ns
             case control.ActorExited():
                 self._on_actor_end(report.pid, report.status)
 

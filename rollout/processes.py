@@ -69,6 +69,14 @@ def reap(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
+def state(pid: int) -> str:
+    """The letter by which proc(5) names a process's state; "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
 def open_child_of(pid: int, parent: int) -> int | None:
     """A pidfd of a process, if it is a child of `parent`.
 

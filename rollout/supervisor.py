@@ -5,7 +5,7 @@ Only decisions: no process, no clock. Whoever asks says what time it is.
 
 import random
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -154,9 +154,17 @@ class HangWatch:
         longest_s = int(slots["longest_ns"].max(initial=0)) / 1e9
         return max(LEAST_LIMIT_S, LONGEST_FACTOR * longest_s) if longest_s else UNMEASURED_LIMIT_S
 
-    def look(self, now_ns: int, slots: np.ndarray) -> dict[int, float]:
-        """Slots whose unroll takes longer than it may, and for how many seconds it is under way."""
+    def look(
+        self, now_ns: int, slots: np.ndarray, paused_ns: Mapping[int, int] | None = None
+    ) -> dict[int, float]:
+        """Slots whose unroll takes longer than it may, and for how many seconds it is under way.
+
+        paused_ns: since when slots are stopped. One that is stopped between two unrolls would never
+        begin another, so it is as if it had begun it.
+        """
         began_ns = slots["began_ns"].copy()  # once: actors write it meanwhile
+        for slot, since_ns in (paused_ns or {}).items():
+            began_ns[slot] = began_ns[slot] or since_ns
         passed_ns = min(max(0, now_ns - self._looked_ns), MOST_PER_LOOK_NS)
         seen_ns = np.where(began_ns == self._began_ns, self._seen_ns + passed_ns, passed_ns)
         self._seen_ns = np.minimum(seen_ns, now_ns - began_ns)

@@ -145,15 +145,19 @@ class Template:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            if pid in self._pids:  # else a process that the environment's module has started
-                self._pids.discard(pid)
-                code = os.waitstatus_to_exitcode(status)
-                write_record(self._reports, control.ActorExited(pid, code))
+            if pid not in self._pids:  # a process that the environment's module has started
+                continue
+            if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+                write_record(self._reports, control.ActorPaused(pid, os.WIFSTOPPED(status)))
+                continue
+            self._pids.discard(pid)
+            code = os.waitstatus_to_exitcode(status)
+            write_record(self._reports, control.ActorExited(pid, code))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,13 @@ class TemplateProcess:
         """Whether there is a report to be read, or the end of them."""
         return processes.is_readable(self.reports)
 
+    def is_paused(self) -> bool:
+        """Whether it was stopped (SIGSTOP)."""
+        return processes.state(self.pid) == "T"
+
+    def kill(self) -> None:
+        self._process.kill()
+
     def stop(self) -> None:
         """End it and its actors, and let go of it."""
         with contextlib.suppress(OSError):

@@ -289,9 +289,7 @@ def test_actor_that_dies_between_unrolls_was_nowhere(start):
     learner.serve_until_acting(0, 1)
     learner.acknowledges = False  # it will wait for credit
     page = HostPage(Path(learner.plan.memory_directory) / "page", 2)
-    learner.serve_until(lambda: not page.slots["began_ns"].any())
-    for _ in range(20):
-        learner.serve_until(lambda: True)
+    learner.serve_until(lambda: is_quiet(learner, page))
     os.kill(learner.pid(0), signal.SIGKILL)
     ended = learner.serve_until(lambda: learner.of(ActorEnded))[0]
     assert (ended.place, ended.t) == (-1, -1)
@@ -319,6 +317,53 @@ def test_stopped_actor_is_killed_like_one_that_hangs(start_dying):
     assert 1.0 < ended.hung_s < 2.0
     assert "most recent call first" not in learner.log.read_text()
     learner.serve_until(lambda: (1, 1) in learner.hellos)
+
+
+def test_actor_that_is_stopped_while_it_waits_is_killed_as_well(start):
+    learner = start(hang_s=1.0)
+    learner.serve_until_acting(0, 1)
+    learner.acknowledges = False
+    page = HostPage(Path(learner.plan.memory_directory) / "page", 2)
+    learner.serve_until(lambda: is_quiet(learner, page))
+    pid = learner.pid(1)
+    os.kill(pid, signal.SIGSTOP)
+    ended = learner.serve_until(lambda: learner.of(ActorEnded))[0]
+    assert (ended.pid, ended.status, ended.place, ended.t) == (pid, -signal.SIGKILL, -1, -1)
+    assert 1.0 < ended.hung_s < 2.0
+
+
+def test_actor_that_is_stopped_and_goes_on_lives(start):
+    learner = start(hang_s=1.0)
+    learner.acknowledges = False
+    learner.serve_until(lambda: len(learner.hellos) == 2)
+    page = HostPage(Path(learner.plan.memory_directory) / "page", 2)
+    learner.serve_until(lambda: is_quiet(learner, page))
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        os.kill(learner.pid(0), number)
+    end = time.monotonic() + 2.0  # what is seen is that nothing happens
+    learner.serve_until(lambda: time.monotonic() > end)
+    assert not learner.of(ActorEnded)
+
+
+def is_quiet(learner: FakeLearner, page: HostPage) -> bool:
+    """Whether all actors wait for credit, and all they have sent is here."""
+    sent = page.produced().sum()
+    lives = len(learner.hellos)
+    return (
+        not page.slots["began_ns"].any()
+        and sent == sum(learner.accepted.values())
+        and (sent >= lives * learner.plan.window)
+    )
+
+
+def test_stopped_template_is_replaced(start):
+    learner = start()
+    learner.serve_until_acting(0, 1)
+    os.kill(template_of(learner), signal.SIGSTOP)
+    os.kill(learner.pid(0), signal.SIGKILL)  # which nobody hears of for now
+    learner.serve_until(lambda: learner.of(control.TemplateEnded))
+    learner.serve_until(lambda: {(0, 1), (1, 1)} <= {*learner.hellos})
+    learner.serve_until_acting(0, 1)
 
 
 def test_waiting_actor_does_not_hang_however_long_it_waits(start):

@@ -250,6 +250,19 @@ def test_time_in_which_nobody_looked_is_forgiven(gaps_s):
     assert watch.look(START_NS + int(now_s * SECOND), slots) == {}
 
 
+def test_who_is_stopped_between_two_unrolls_hangs_as_well():
+    watch = HangWatch(3, 5.0)
+    slots = make_slots([None, None, 0.0])
+    paused_ns = {1: START_NS + SECOND}
+    found = [
+        watch.look(START_NS + int(0.5 * i * SECOND), slots, paused_ns if i > 2 else {})
+        for i in range(2, 14)
+    ]
+    assert [list(hung) for hung in found] == [[]] * 9 + [[2]] * 2 + [[1, 2]]
+    assert found[-1][1] == 5.5
+    assert list(watch.look(START_NS + 7 * SECOND, slots)) == [2], "it goes on"
+
+
 def test_limit_counts_on_after_a_gap():
     watch = HangWatch(1, 5.0)
     slots = make_slots([0.0])
