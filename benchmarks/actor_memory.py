@@ -1,14 +1,13 @@
 """How much memory does an actor process take?
 
 Proportional set size (what a process has to itself, and its part of what it shares) of the actors
-of a real fleet that has streamed a few unrolls, with 10 and with 200 actors of 16 environments.
+of a real run after a few updates, with 10 and with 200 actors of 16 environments.
 What they share with the template is divided among them, so that few actors seem larger than many.
 Baseline: ten fresh Python processes, side by side, that import what an actor needs.
 """
 
 import contextlib
 import os
-import queue
 import subprocess
 import sys
 import tempfile
@@ -16,16 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import harness
+import msgspec
 
-from rollout.assembler import FullBatch
-from rollout.cluster import Cluster, make_plan
-from rollout.experiment import Experiment
-from rollout.inbox import Inbox
-from rollout.learners.network import initial_parameters
-from rollout.learners.unroll import Batch
-from rollout.receiver import FleetFailed, Receiver
+from rollout import api
+from rollout.plan import HostPlan
+from rollout.progress import Progress
 
-NUM_BATCHES = 5
+AT_UPDATE = 5
 WANTED_MB = 8
 IMPORTS = "import sys, rollout.actor, rollout.envs.kernels; print(); sys.stdin.read()"
 
@@ -37,42 +33,33 @@ def pss_mb(pid: int) -> float:
     raise RuntimeError(f"process {pid} tells no Pss")
 
 
-@contextlib.contextmanager
-def fleet(num_actors: int) -> Iterator[list[int]]:
-    """Pids of actors that have sent some unrolls, all of which came into batches."""
-    plan = make_plan(
-        Experiment.from_dict(
-            {
-                "env": {"id": "CartPole-v1", "num_envs": 16 * num_actors},
-                "fleet": {"num_actors": num_actors, "unroll_length": 64},
-                "stop": {"env_steps": 1},
-            }
-        )
-    )
+class Scale(api.NoView):
+    """Weighs the actors of a run after some updates."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.mb: tuple[float, ...] = ()
+
+    def write(self, progress: Progress) -> None:
+        if progress.update == AT_UPDATE:
+            fleet = (self.run / "fleet.msgpack").read_bytes()
+            name = msgspec.msgpack.decode(fleet, type=HostPlan).name
+            self.mb = tuple(pss_mb(pid) for pid in processes_of(name, "rollout-actor"))
+
+
+def weigh_fleet(num_actors: int) -> harness.Measurement:
+    """The actors of a real run."""
+    experiment = {
+        "env": {"id": "CartPole-v1", "num_envs": 16 * num_actors},
+        "fleet": {"num_actors": num_actors, "unroll_length": 64},
+        "stop": {"env_steps": (AT_UPDATE + 1) * 16 * num_actors * 64},
+    }
     with tempfile.TemporaryDirectory() as folder:
-        cluster = Cluster(plan, Path(folder) / "run.log")
-        inbox = Inbox(plan.run, plan.schema, plan.num_envs, num_actors, 2, plan.policy_lag)
-        batches = [Batch(plan.schema, plan.num_envs) for _ in range(2)]
-        receiver = Receiver(cluster, inbox, batches, queue.SimpleQueue())
-        try:
-            stream(receiver, initial_parameters(plan.network, 0).tobytes())
-            assert receiver.statistics().num_actors_alive == num_actors
-            yield processes_of(plan.name, "rollout-actor")
-        finally:
-            receiver.close()
-            cluster.close()
-
-
-def stream(receiver: Receiver, weights: bytes) -> None:
-    version = 0
-    while version < NUM_BATCHES:
-        receiver.publish(version, weights)
-        while not isinstance(event := receiver.events.get(timeout=120), FullBatch):
-            if isinstance(event, FleetFailed):
-                raise event.error
-        assert event.unroll_index == version and event.batch.is_full
-        receiver.recycle(event.batch)
-        version += 1
+        scale = Scale(Path(folder) / "run")
+        summary = api.train(experiment, run_dir=scale.run, view=scale).summary
+    assert summary.ledger.is_balanced and summary.actor_restarts == 0
+    assert len(scale.mb) == num_actors
+    return harness.Measurement(scale.mb)
 
 
 def processes_of(run_name: str, comm: str) -> list[int]:
@@ -102,8 +89,8 @@ def fresh_processes(count: int) -> Iterator[list[int]]:
         process.communicate()
 
 
-def measure(group: contextlib.AbstractContextManager[list[int]]) -> harness.Measurement:
-    with group as pids:
+def weigh_fresh_processes() -> harness.Measurement:
+    with fresh_processes(10) as pids:
         return harness.Measurement(tuple(pss_mb(pid) for pid in pids))
 
 
@@ -112,10 +99,9 @@ def main() -> None:
     metrics, notes = {}, []
     for num_actors in (10, 200):
         metrics[f"{num_actors}_actors"] = measured = {
-            "rollout": measure(fleet(num_actors)),
-            "fresh processes": measure(fresh_processes(10)),
+            "rollout": weigh_fleet(num_actors),
+            "fresh processes": weigh_fresh_processes(),
         }
-        assert len(measured["rollout"].rates) == num_actors
         largest = max(measured["rollout"].rates)
         notes.append(
             f"{num_actors} actors: the largest has {largest:.1f} MB (wanted: at most {WANTED_MB})"
