@@ -88,7 +88,7 @@ class Hosts:
         self._unrolls_at_restart = -1
         self._vain_restarts = 0
         self._num_actors = cluster.plan.num_actors
-        self._is_stopping = self._is_local_over = self._is_over = False
+        self._is_stopping = self._is_local_over = self._is_over = self._has_joined = False
         self._logged: set[str] = set()
         self.alive: set[int] = set()
         self.actor_restarts = 0
@@ -227,7 +227,8 @@ class Hosts:
             self._tell_version(agent, version)
         if self._is_stopping:
             self._tell_to_stop(host)
-        elif is_local and self._agent_lives == 0:
+        elif is_local and not self._has_joined:  # an agent may have died before it came so far
+            self._has_joined = True
             self._inbox.shares.join(actors)
 
     def _check_offer(self, message: control.Hello, directory: Path, is_local: bool) -> None:
