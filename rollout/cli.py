@@ -13,6 +13,7 @@ import typer
 
 from rollout import __version__
 from rollout.commands.actors import actors
+from rollout.commands.chaos import chaos
 from rollout.commands.config import config
 from rollout.commands.doctor import doctor
 from rollout.commands.envs import envs
@@ -21,7 +22,16 @@ from rollout.commands.replay import replay
 from rollout.commands.train import train
 from rollout.errors import RolloutError, require_linux
 
-COMMANDS: tuple[Callable[..., None], ...] = (train, actors, eval, replay, config, envs, doctor)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    train,
+    actors,
+    eval,
+    replay,
+    chaos,
+    config,
+    envs,
+    doctor,
+)
 
 DEBUG_VARIABLE = "ROLLOUT_DEBUG"
 
