@@ -144,6 +144,13 @@ class ActorStarted(msgspec.Struct, frozen=True, tag=True):
     pid: int
 
 
+class NotForked(msgspec.Struct, frozen=True, tag=True):
+    """The kernel would not let an actor be forked."""
+
+    actor: int
+    error: str
+
+
 class ActorExited(msgspec.Struct, frozen=True, tag=True):
     """An actor's process was reaped. status: as os.waitstatus_to_exitcode gives it."""
 
@@ -177,7 +184,9 @@ class Fork(msgspec.Struct, frozen=True, tag=True):
 
 
 ToAgent = Take | Cut | Announce | Weights | Stop
-FromTemplate = Ready | Unprepared | ActorStarted | ActorExited | ActorPaused | ActorError
+FromTemplate = (
+    Ready | Unprepared | ActorStarted | NotForked | ActorExited | ActorPaused | ActorError
+)
 ToLearner = (
     Hello
     | Pull

@@ -210,6 +210,9 @@ class HostAgent:
                 self._forking.discard(slot)
                 self._lives[report.pid] = Life(report.actor, report.incarnation, slot, report.pid)
                 self._tell(report)
+            case control.NotForked():
+                self._forking.discard(report.actor - self._first_actor)
+                self._supervise(report.actor, f"could not be forked: {report.error}")
             case control.ActorError():
                 if report.pid in self._lives:
                     self._lives[report.pid].error = report.error
@@ -289,11 +292,15 @@ class HostAgent:
         if ended is None:
             return
         self._kill_orphans()
-        slot = ended.actor - self._first_actor
-        produced = int(self._page.produced()[slot])
-        first_error = self._supervisor.end(slot, produced, how_ended(ended), time.monotonic())
+        self._supervise(ended.actor, how_ended(ended))
+
+    def _supervise(self, actor: int, error: str) -> None:
+        """Have the actor's next life begin in good time, if there is to be one."""
+        slot = actor - self._first_actor
+        produced = int(self._page.slots["produced"][slot])
+        first_error = self._supervisor.end(slot, produced, error, time.monotonic())
         if first_error is not None:
-            self._tell(control.GaveUp(ended.actor, first_error))
+            self._tell(control.GaveUp(actor, first_error))
 
     def _end_life(self, pid: int, status: int) -> control.ActorEnded | None:
         """Tell the learner of a life that is over."""

@@ -112,7 +112,11 @@ class Template:
 
     def _fork(self, command: control.Fork) -> None:
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # memory or processes are short; the others live on
+            write_record(self._reports, control.NotForked(command.actor, error_text(error)))
+            return
         if pid == 0:
             self._be_actor(command, parent)
         self._pids.add(pid)

@@ -20,7 +20,6 @@ import zmq
 from rollout import control, run_places, wire
 from rollout.control import ActorEnded, ActorStarted, GaveUp
 from rollout.env_states import EnvStates
-from rollout.envs import find_env
 from rollout.envs.batch import state_bytes
 from rollout.host_memory import HostPage
 from rollout.learners.network import initial_parameters
@@ -45,8 +44,7 @@ class FakeLearner:
         self.hellos: list[tuple[int, int]] = []  # actor, incarnation
         self.accepted: dict[int, int] = defaultdict(int)  # unrolls by actor
         self.acknowledges = True
-        env = find_env(plan.env_id, plan.import_path)
-        self.states = EnvStates(plan.num_envs, state_bytes(env), plan.seed)
+        self.states = EnvStates(plan.num_envs, plan.schema.state_bytes, plan.seed)
         self.weights = {0: initial_parameters(plan.network, 0).tobytes()}
         self._context = zmq.Context()
         self.unrolls, self.control = (self._bind(n) for n in ("unrolls", "control"))
@@ -557,3 +555,70 @@ def test_agent_leaves_to_the_learner_the_signals_that_are_the_learners(start):
         os.kill(learner.agent.pid, number)
     learner.serve_until_acting(0, 1)
     assert not learner.of(ActorEnded)
+
+
+def test_environment_that_does_not_prepare_is_told_of_and_not_tried_again(start, tmp_path):
+    (tmp_path / "broken.py").write_text("raise ValueError('no licence')")
+    learner = start(env_id="broken:Env", import_path=str(tmp_path))
+    learner.serve_until(lambda: learner.of(control.TemplateEnded))
+    (unprepared,) = learner.of(control.Unprepared)
+    assert unprepared.is_authors and "no licence" in unprepared.error
+    end = time.monotonic() + 0.5  # what is seen is that nothing happens
+    learner.serve_until(lambda: time.monotonic() > end)
+    assert len(learner.of(control.TemplateEnded)) == 1
+
+
+SHORT = """
+import os
+from rollout.envs.cartpole import CartPole
+class Short(CartPole): ...
+fork, calls = os.fork, []
+def fork_or_fail():
+    calls.append(None)
+    if len(calls) in {refused}:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+os.fork = fork_or_fail
+"""
+
+
+@pytest.mark.parametrize(("refused", "is_given_up"), [("(1, 3)", False), ("range(2, 99)", True)])
+def test_actor_that_cannot_be_forked_is_tried_again_and_others_live_on(
+    start, tmp_path, refused, is_given_up
+):
+    (tmp_path / "short.py").write_text(SHORT.replace("{refused}", refused))
+    learner = start(env_id="short:Short", import_path=str(tmp_path))
+    if is_given_up:
+        gave_up = learner.serve_until(lambda: learner.of(GaveUp))[0]
+        assert gave_up.first_error.startswith("could not be forked: BlockingIOError")
+        learner.serve_until_acting(0)
+    else:
+        learner.serve_until_acting(0, 1)
+        assert max(incarnation for _, incarnation in learner.hellos) == 2
+    assert not learner.of(control.TemplateEnded)
+
+
+HELPED = """
+import subprocess
+from rollout.envs.cartpole import CartPole
+helper = subprocess.Popen(["sleep", "1000"])
+class Helped(CartPole): ...
+"""
+
+
+def test_process_that_an_environments_module_has_started_dies_with_the_template(
+    start, places, tmp_path
+):
+    (tmp_path / "helped.py").write_text(HELPED)
+    learner = start(env_id="helped:Helped", import_path=str(tmp_path))
+    learner.serve_until_acting(0, 1)
+    (helper,) = places.pids("sleep")
+    os.kill(template_of(learner), signal.SIGKILL)
+    learner.serve_until(lambda: learner.of(control.TemplateEnded))
+    assert not is_alive(helper)
+    learner.serve_until_acting(0, 1)
+    assert len(places.pids("sleep")) == 1
+    learner.tell(control.Stop())
+    learner.serve_until(lambda: learner.of(control.Stopped))
+    assert learner.agent.wait(GONE_S) == 0
+    places.assert_gone(0.5)
