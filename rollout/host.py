@@ -27,7 +27,7 @@ from rollout.template_process import TemplateProcess
 
 ROOM_FOR_MESSAGES = 1 << 16  # bytes; weights are the largest thing a learner sends
 REAP_S = 0.01  # between two looks for those that a dead template has left
-LAST_REAP_S = 2.0  # for what has been killed to be gone at the end
+LAST_REAP_S = 10.0  # for what has been killed to be gone at the end, thousands perhaps
 MOST_FORKING = 256  # actors asked for and not there yet: neither pipe can fill up
 
 

@@ -133,8 +133,12 @@ class FakeLearner:
             self.unrolls.send_multipart((sender, wire.encode_reply(reply), b""))
 
     def pid(self, actor: int) -> int:
-        """Of the actor's newest life."""
-        return next(m.pid for m in reversed(self.of(ActorStarted)) if m.actor == actor)
+        """Of the actor's newest life that has said hello."""
+        life = max(each for each in self.hellos if each[0] == actor)
+        found = self.serve_until(
+            lambda: [m for m in self.of(ActorStarted) if (m.actor, m.incarnation) == life]
+        )
+        return found[0].pid
 
     def serve_until_acting(self, *actors: int) -> None:
         """Until each of these has sent two more unrolls."""
