@@ -1,0 +1,116 @@
+"""A long run with kills all the time: no process grows."""
+
+import contextlib
+import os
+import random
+import signal
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from rollout.run_directory import RunDirectory
+
+SOAK_S = float(os.environ.get("ROLLOUT_SOAK_S", "60"))
+MOST_GROWTH = 1_000_000  # bytes, over the second half
+KILL_EVERY_S = 0.5
+SAMPLE_EVERY_S = 0.5
+STARTING_S = 10.0  # imports, compilation, the first checkpoint
+
+FILE = """
+[env]
+id = "CartPole-v1"
+num_envs = 16
+[fleet]
+num_actors = 4
+unroll_length = 16
+mode = "{mode}"
+[network]
+hidden_sizes = [16]
+[algorithm]
+update_epochs = 1
+[stop]
+wall_s = {wall_s}
+[checkpoint]
+every_updates = 500
+"""
+
+
+def pss_bytes(pid: int) -> int:
+    """Memory of a process, of what it shares its part."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return 1024 * int(line.split()[1])
+    raise ProcessLookupError(pid)
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that only this process has; does not change as others come and go."""
+    total = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(("Private_Clean:", "Private_Dirty:")):
+            total += 1024 * int(line.split()[1])
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * SOAK_S + 300)
+@pytest.mark.parametrize("mode", ["lockstep", "async"])
+def test_no_process_grows_while_actors_are_killed_all_the_time(start, places, mode):
+    """Agent and template are killed in the first half only: in the second they are compared."""
+    command = start(file=FILE.format(mode=mode, wall_s=SOAK_S + STARTING_S))
+    command.wait_update(10)
+    chance = random.Random(0)
+    began = time.monotonic()
+    spared = 0  # an actor that is to live on, and may not grow either
+    kills = 0
+    samples: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    next_kill = next_sample = began
+    others_to_kill = ["rollout-templ", "rollout-host"]
+    while (age := time.monotonic() - began) < SOAK_S:
+        assert command.process.poll() is None, command.said()
+        if others_to_kill and age > SOAK_S / (2 + 2 * len(others_to_kill)):
+            os.kill(places.wait_pids(others_to_kill.pop(), timeout_s=30)[0], signal.SIGKILL)
+        half = age > SOAK_S / 2
+        actors = [pid for pid in places.pids("rollout-actor") if pid != spared]
+        if half and not spared and actors:
+            spared = actors.pop()
+        if actors and time.monotonic() >= next_kill:
+            next_kill = time.monotonic() + KILL_EVERY_S
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chance.choice(actors), signal.SIGKILL)
+                kills += 1
+        if half and time.monotonic() >= next_sample:
+            next_sample = time.monotonic() + SAMPLE_EVERY_S
+            for name, pid in watched(places, spared).items():
+                samples[name].append((age, memory_bytes(pid)))
+        time.sleep(0.02)
+    assert command.wait() == 0, command.said()
+    places.assert_gone()
+    summary = RunDirectory.open(command.run).read_summary()
+    assert summary is not None and summary["ledger"]["balance"] == 0
+    assert summary["host_restarts"] == 1 and summary["actor_restarts"] >= kills > SOAK_S / 2
+    assert samples.keys() == {"learner", "agent", "template", "actor"}
+    growth = {name: growth_bytes([size for _, size in found]) for name, found in samples.items()}
+    print(f"{mode}, {SOAK_S:.0f} s, {kills} kills, {summary['updates']} updates: {growth}")
+    told = {n: [f"{at:.0f} s: {size / 1e6:.2f} MB" for at, size in f] for n, f in samples.items()}
+    assert max(growth.values()) <= MOST_GROWTH, f"{growth}\n{told}"
+
+
+def watched(places, spared: int) -> dict[str, int]:
+    (learner,) = places.pids("rollout-learner")
+    (agent,) = places.pids("rollout-host")
+    (template,) = places.pids("rollout-templ")
+    return {"learner": learner, "agent": agent, "template": template, "actor": spared}
+
+
+def memory_bytes(pid: int) -> int:
+    return private_bytes(pid)
+
+
+def growth_bytes(sizes: list[int]) -> int:
+    """From the first to the last tenth of the samples."""
+    count = max(1, len(sizes) // 10)
+    return int(statistics.median(sizes[-count:]) - statistics.median(sizes[:count]))
