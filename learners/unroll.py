@@ -163,15 +163,14 @@ class Unroll:
     def is_sound(self, num_actions: int) -> bool:
         """Whether every number in it that a learner uses as an index or a flag can be one.
 
-        Nothing is known of an unroll that came from outside but its length. Floats may be anything.
+        Finals are where it was truncated, episodes where it ended, each once. Nothing is known of
+        an unroll that came from outside but its length. Floats may be anything.
         """
-        T, N = self.reward.shape
         return (
             _are_below(2, self.terminated, self.truncated)
             and _are_below(num_actions, self.action)
             and _are_places(self.final_t, self.final_env, self.truncated)
-            and _are_below(T, self.episode_t)
-            and _are_below(N, self.episode_env)
+            and _are_places(self.episode_t, self.episode_env, self.terminated | self.truncated)
         )
 
     def write_tails(self, payload, schema: UnrollSchema, num_finals: int, num_episodes: int) -> int:
