@@ -260,7 +260,9 @@ def test_whoever_is_killed_while_the_run_starts_it_goes_on_or_leaves_nothing(
 
 
 def assert_balanced(command: Command) -> None:
-    ledger = RunDirectory.open(command.run).read_summary()["ledger"]
+    summary = RunDirectory.open(command.run).read_summary()
+    assert summary is not None
+    ledger = summary["ledger"]
     assert ledger["balance"] == ledger["steps"]["balance"] == 0
     assert all(actor["balance"] == 0 for actor in ledger["actors"])
 
