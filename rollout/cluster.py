@@ -31,7 +31,7 @@ LONGEST_IPC_PATH = 107  # bytes; the kernel's sockaddr_un has no room for more
 SPARE_FILES = 64  # descriptors a learner needs besides one per actor
 LONGEST_CONTROL_MESSAGE = 1 << 20  # bytes; the list of counts of 100,000 actors fits
 ROOM_FOR_ANSWERS = 16  # times the window: an actor waits for its answers; who does not, loses some
-END_S = 15.0  # for the agent to end everything (thousands of actors take a while); then the kernel does
+END_S = 15.0  # for the agent to end everything, be it thousands; after which the kernel does
 
 
 def make_plan(experiment: Experiment) -> HostPlan:
