@@ -207,9 +207,10 @@ def _open_owner(lock: Path) -> tuple[int, int] | None:
 def _has_open(pid: int, path: Path) -> bool:
     with contextlib.suppress(OSError):  # it has ended, or it is somebody else's
         wanted = path.stat()
-        for descriptor in os.scandir(f"/proc/{pid}/fd"):
+        descriptors = Path(f"/proc/{pid}/fd")
+        for name in os.listdir(descriptors):
             with contextlib.suppress(OSError):
-                if os.path.samestat(descriptor.stat(), wanted):
+                if os.path.samestat(os.stat(descriptors / name), wanted):
                     return True
     return False
 
