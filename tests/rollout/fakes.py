@@ -117,6 +117,7 @@ class Fleet:
             sets_aside,
         )
         self._closings = contextlib.ExitStack()
+        self._sockets: list[zmq.Socket] = []
 
     def close(self) -> None:
         self._closings.close()
@@ -155,6 +156,7 @@ class Fleet:
         if name is not None:
             socket.set(zmq.ROUTING_ID, name)
         socket.connect(endpoint)
+        self._sockets.append(socket)
         return socket
 
     def stranger(self, name: bytes | None = None) -> zmq.Socket:
