@@ -96,7 +96,8 @@ class HostPage:
         while True:
             seen = self._word.value
             newest, first_unroll = self.cut
-            if newest > cut and unroll >= first_unroll:
+            # One cut is over before the next is told of: older shares than that are over, too.
+            if newest > cut and (unroll >= first_unroll or newest > cut + 1):
                 return False
             if self.version >= version:
                 return True

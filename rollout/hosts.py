@@ -223,6 +223,9 @@ class Hosts:
         self._inbox.account.add_actors(actors.stop)
         self._inbox.first_incarnation.update(dict.fromkeys(actors, first_incarnation))
         self._tell(agent, control.Take(actors.start, first_incarnation))
+        cut = self._inbox.shares.cut
+        if cut.number:  # its page is new, and the shares to finish before this cut are older
+            self._tell(agent, control.Cut(cut.number, cut.first_unroll))
         for version in sorted(self._versions):
             self._tell_version(agent, version)
         if self._is_stopping:

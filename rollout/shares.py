@@ -93,8 +93,9 @@ class Shares:
 
     def leave(self, actors: range) -> None:
         """Actors that are to have no share any more. Those that are dead must be `end`ed, too."""
-        self._members.difference_update(actors)
-        self._is_stale = True
+        if not self._members.isdisjoint(actors):
+            self._members.difference_update(actors)
+            self._is_stale = True
 
     def end(self, actors: range) -> None:
         """Actors that will do nothing any more."""
