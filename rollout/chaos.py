@@ -23,6 +23,7 @@ from rollout.errors import OperatorError
 
 POLL_S = 0.001  # actors are back within tens of milliseconds, and nothing tells us when
 IDLE_POLL_S = 0.005
+MISSED_S = 0.05  # after nobody was there to be hit; to look for processes is work
 RECOVERY_LIMIT_S = 60.0  # after which nobody waits any more
 STUCK_S = 120.0  # without an update, after which a run is ended
 END_S = 60.0  # for a run that was interrupted to save and end
@@ -258,9 +259,12 @@ class Disturber:
             if stopping.next_s <= now_s:
                 self._turn(stopping)
         self._recovering = [each for each in self._recovering if not each.is_over(self._watch)]
-        if self._is_due(update, now_s) and self._strike(self._waiting[0], update):
-            self._waiting.popleft()
-            self._due_s = None
+        if self._is_due(update, now_s):
+            if self._strike(self._waiting[0], update):
+                self._waiting.popleft()
+                self._due_s = None
+            else:
+                self._due_s = now_s + MISSED_S
 
     def _is_due(self, update: int, now_s: float) -> bool:
         if not self._waiting:

@@ -289,8 +289,8 @@ def test_actors_that_are_killed_are_seen_to_act_again(file, places, capsys):
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", ["lockstep", "async"])
 def test_run_under_fire_of_every_kind_ends_like_one_that_was_left_alone(file, places, capsys, mode):
-    options = ("--kills", "14", "--seed", "3", f"fleet.mode={mode}", "--run-dir", "here", "--json")
-    status = run_main("chaos", file(1500), *options)
+    options = ("--kills", "10", "--seed", "3", f"fleet.mode={mode}", "--run-dir", "here", "--json")
+    status = run_main("chaos", file(1000), *options)
     report = json.loads(capsys.readouterr().out)
     assert (status, report["failures"]) == (0, [])
     assert {*report["faults"]} == {kind.value for kind in Kind}
@@ -310,9 +310,9 @@ def test_report_is_a_table_for_people(file, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_ends_the_run_with_a_checkpoint_and_leaves_nothing(file, places, number):
+    options = ("--run-dir", "here", "--no-reference", "--kills", "1")
     chaos = subprocess.Popen(
-        [sys.executable, "-P", "-m", "rollout", "chaos", file(10**7), "--run-dir", "here"]
-        + ["--no-reference", "--kills", "1"],
+        [sys.executable, "-P", "-m", "rollout", "chaos", file(10**7), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
