@@ -180,7 +180,7 @@ def assert_loss_is_bounded(summary: Summary, saboteur: Saboteur) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("policy_lag", [0, 1])
 def test_two_hundred_kills_of_actors_and_ten_of_agents_change_nothing(
     train, undisturbed, sabotage, trained, policy_lag
@@ -219,7 +219,7 @@ def test_async_run_loses_nothing_and_can_be_replayed_whoever_is_killed_or_stoppe
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_async_run_survives_two_hundred_kills(train, sabotage, trained):
     updates = 24 * (200 + 10 + 2)
     deeds = shuffled(kills(*[ACTOR] * 200, *[AGENT] * 10), seed=3)
