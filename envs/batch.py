@@ -73,7 +73,9 @@ class Envs:
         first_env: int = 0,
         params: Mapping[str, Any] | None = None,
         jit: bool = True,
+        begin: bool = True,
     ) -> None:
+        """begin: reset all of them; without, their records are zero until `restore`."""
         _check_range("num_envs", num_envs, 1, 2**31)
         _check_range("seed", seed, 0, 2**32)
         _check_range("first_env", first_env, 0, 2**32 - num_envs + 1)
@@ -86,7 +88,8 @@ class Envs:
         self.jit = jit
         self._kernels = load_env_kernels(env, jit)
         self._step_all = self._kernels.step_all
-        self._kernels.begin_all(*self.kernel_arguments(), np.uint32(seed), np.uint32(first_env))
+        if begin:
+            self._kernels.begin_all(*self.kernel_arguments(), np.uint32(seed), np.uint32(first_env))
 
     def __repr__(self) -> str:
         return f"Envs({self.env.__name__}, num_envs={self.num_envs}, jit={self.jit})"
@@ -102,8 +105,15 @@ class Envs:
         """
         return self._states().tobytes()
 
-    def restore(self, snapshot: bytes | memoryview) -> None:
+    def restore(
+        self,
+        snapshot: bytes | memoryview,
+        position: np.ndarray | None = None,
+        stride: int = 1,
+    ) -> None:
         """Put back what `snapshot` returned, here or in another process.
+
+        position: int64 [1], becomes i * stride before environment i is reset, if it is.
 
         Where an episode had only begun, its clock is enough. Environments with hidden state begin
         the next episode where one was under way.
@@ -115,7 +125,9 @@ class Envs:
                 f"{self.env.__qualname__} have {states.size}"
             )
         states[:] = np.frombuffer(snapshot, np.uint8).reshape(states.shape)
-        self._kernels.go_on_all(*self.kernel_arguments())
+        if position is None:
+            position = np.zeros(1, np.int64)
+        self._kernels.go_on_all(*self.kernel_arguments(), position, np.int64(stride))
 
     def _states(self) -> np.ndarray:
         """The known part of the records: uint8 [N, state_bytes(env)], a view."""
@@ -229,7 +241,7 @@ def _load_env_kernels(env: type[CompiledEnv], jit: bool) -> Any:
     head = (np.zeros(1, np.uint8), np.zeros(1, np.uint8))
     examples = {
         "begin_all": (*head, np.uint32(0), np.uint32(0)),
-        "go_on_all": head,
+        "go_on_all": (*head, np.zeros(1, np.int64), np.int64(1)),
         "observe_all": (*head, outcome.observation),
         "step_all": (*head, np.zeros(2, action_dtype(env)), *outcome.arrays),
     }

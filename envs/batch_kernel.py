@@ -80,14 +80,16 @@ def next_episode(envs, env_bytes, params, i):
 
 
 @entry
-def go_on_all(env_bytes, params_bytes):
+def go_on_all(env_bytes, params_bytes, position, stride):
     """Make good what restored records may lack. Writes env_bytes.
 
     At the start of an episode the clock says it all. Of hidden state nothing was saved, so an
-    episode that was under way gives way to the next.
+    episode that was under way gives way to the next. Before environment i position[0] becomes
+    i * stride: where to look if it never comes to an end.
     """
     envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
     for i in range(envs.shape[0]):
+        position[0] = i * stride
         clock = envs[i].clock
         if HAS_HIDDEN_STATE and clock.t > 0:
             next_episode(envs, env_bytes, params, i)

@@ -40,8 +40,10 @@ def act_share(
     came with the share; an unroll is one compiled call (acting_kernel.act_unroll).
     """
     env = find_env(plan.env_id, plan.import_path)
-    envs = Envs(env, share.num_envs, plan.seed, params=plan.env_params)
-    envs.restore(share.states)
+    envs = Envs(env, share.num_envs, plan.seed, params=plan.env_params, begin=False)
+    slot.begin(page.version)  # resets may hang or fail as steps may
+    envs.restore(share.states, slot.position, plan.schema.unroll_length)
+    slot.rest()
     acting = UnrollActor(envs, plan.network, plan.schema, slot.position)
     stopwatch = Stopwatch()
     for unroll_index in itertools.count(share.first_unroll):

@@ -87,6 +87,10 @@ class _Assembler:
         """Whether all that was put in is in a batch."""
         return True
 
+    def is_settled_for(self, actor: int) -> bool:
+        """Whether all that an actor has sent is in a batch."""
+        return True
+
 
 class LockstepAssembler(_Assembler):
     """Batch u is unroll u of every environment, and due when the batches before it were.
@@ -149,6 +153,9 @@ class AsyncAssembler(_Assembler):
     @property
     def is_settled(self) -> bool:
         return not self._waiting
+
+    def is_settled_for(self, actor: int) -> bool:
+        return actor not in self._waiting
 
     def put(self, arrival: Arrival) -> Placed:
         """Copy an accepted unroll into the open batch, as soon as there is one, in its turn."""

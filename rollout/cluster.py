@@ -125,7 +125,9 @@ class Cluster:
         except subprocess.TimeoutExpired:
             self._agent.kill()
             self._agent.wait()
-        os.close(self.agent_end)
+        if self.agent_end >= 0:
+            os.close(self.agent_end)
+            self.agent_end = -1
         run_places.wait_unheld(Path(self.plan.memory_directory), END_S)
 
     def _bind(self, endpoint: str, longest: int, most_unread: int) -> zmq.Socket:
@@ -195,7 +197,9 @@ def _check_open_files(num_actors: int) -> None:
 
 
 def _check_memory(batch_bytes: int, fleet: FleetSettings) -> None:
-    needed = (fleet.policy_lag + 2) * batch_bytes  # the batches, and the unrolls on their way
+    batches = fleet.policy_lag + 1 if fleet.mode == "lockstep" else 2
+    on_the_way = 1 if fleet.mode == "lockstep" else fleet.window
+    needed = (batches + on_the_way) * batch_bytes
     available = processes.available_memory_bytes()
     if needed > available:
         raise OperatorError(

@@ -5,17 +5,25 @@ checkpoint saves those that follow the last unrolls trained on. And because the 
 and step, an unroll can be seen to continue what went before: nothing is left out, nothing twice.
 """
 
+from collections import Counter
+
 import numpy as np
 
 from rollout.envs.philox import CLOCK
 from rollout.learners.unroll import Batch, Unroll
+from rollout.ledger import ACTOR_DIED, LEARNER_DIED
+
+SHARES_CUT = "shares_cut"  # another actor got the environment
+LOST = (ACTOR_DIED, SHARES_CUT, LEARNER_DIED)  # why an episode was not played to its end
+NOT_GIVEN = -1
 
 
 class EnvStates:
     """State of every environment, uint8 [num_envs, state_bytes]; the first bytes are its clock.
 
     newest: after its last accepted unroll. trained: after its last unroll trained on.
-    num_unrolls: how many were accepted of each environment, int64 [num_envs].
+    num_unrolls, num_trained: how many of each environment, int64 [num_envs].
+    episodes_lost: by reason (see LOST): of environments with hidden state.
     has_hidden_state: the clock is all there is, and whoever takes over begins a new episode.
     """
 
@@ -28,23 +36,33 @@ class EnvStates:
         self._clocks(self.newest)["seed"] = seed
         self.trained = self.newest.copy()
         self.num_unrolls = np.zeros(num_envs, np.int64)
+        self.num_trained = np.zeros(num_envs, np.int64)
+        self._cut = np.full(num_envs, NOT_GIVEN)  # of the share in which it was last given
         self._has_hidden_state = has_hidden_state
-        self.episodes_lost = 0
+        self.episodes_lost: Counter[str] = Counter()
 
     def __repr__(self) -> str:
         return f"EnvStates({len(self.newest)} environments, {self.episodes_lost} episodes lost)"
 
-    def put(self, states: np.ndarray, num_unrolls: int) -> None:
+    def put(self, states: np.ndarray) -> None:
         """Go on from a checkpoint."""
-        self.num_unrolls[:] = num_unrolls
         self.newest[:] = states
         self.trained[:] = states
 
-    def give(self, envs: np.ndarray) -> bytes:
-        """What whoever takes these environments over begins with (rollout.envs.batch: restore)."""
+    def put_counts(self, num_unrolls: np.ndarray) -> None:
+        """Have so many unrolls of each environment behind us."""
+        self.num_unrolls[:] = num_unrolls
+        self.num_trained[:] = num_unrolls
+
+    def give(self, envs: np.ndarray, cut: int) -> bytes:
+        """What whoever takes these environments over begins with (rollout.envs.batch: restore).
+
+        cut: of the share in which they are given.
+        """
         states = self.newest[envs].tobytes()
         if self._has_hidden_state:
-            self._restart(envs)
+            self._restart(envs, cut)
+        self._cut[envs] = cut
         return states
 
     def continues(self, envs: np.ndarray, unroll: Unroll) -> bool:
@@ -71,14 +89,21 @@ class EnvStates:
     def train(self, batch: Batch) -> None:
         """The batch has been trained on."""
         self.trained[batch.env] = batch.env_state
+        np.add.at(self.num_trained, batch.env, 1)  # an environment may be there twice
 
-    def _restart(self, envs: np.ndarray) -> None:
+    def _restart(self, envs: np.ndarray, cut: int) -> None:
         """Environments with hidden state were handed on: an episode that was under way is lost."""
         clocks = self._clocks(self.newest)
         under_way = envs[clocks["t"][envs] > 0]
+        last = self._cut[under_way]
+        for reason, is_it in (
+            (ACTOR_DIED, last == cut),
+            (SHARES_CUT, (last != cut) & (last != NOT_GIVEN)),
+            (LEARNER_DIED, last == NOT_GIVEN),
+        ):
+            self.episodes_lost[reason] += int(np.count_nonzero(is_it))
         clocks["episode"][under_way] += 1
         clocks["t"][under_way] = 0
-        self.episodes_lost += len(under_way)
 
     @staticmethod
     def _clocks(states: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ SLOT = np.dtype(
 )
 HEAD_BYTES = 64
 NOWHERE = -1
+FADING = 0.99  # of the longest unroll's time, from one unroll to the next
 
 
 def host_page_bytes(num_actors: int) -> int:
@@ -152,7 +153,7 @@ class Slot:
         return count, int(self._steps[count % 2])
 
     def begin(self, weights_version: int) -> None:
-        """An unroll is begun."""
+        """An unroll is begun, or environments are."""
         self._version[0] = weights_version
         self._began_ns[0] = time.monotonic_ns()
 
@@ -166,8 +167,13 @@ class Slot:
         self._steps[(count + 1) % 2] = total + steps
         self._produced[0] = count + 1
         took = time.monotonic_ns() - int(self._began_ns[0])
-        if took > self._longest_ns[0]:
-            self._longest_ns[0] = took
+        # It fades, or one that was stopped in the middle would count for ever.
+        faded = int(self._longest_ns[0]) * FADING
+        self._longest_ns[0] = max(took, int(faded))
+        self.rest()
+
+    def rest(self) -> None:
+        """Nothing of an environment's is being run."""
         self.position[0] = NOWHERE
         self._began_ns[0] = 0
 

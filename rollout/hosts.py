@@ -37,6 +37,7 @@ MOST_LAST_WORDS_S = 2.0  # for all of it, whoever else is talking
 MOST_ACTORS = 1 << 20  # of one host
 DEATH_S = 2.0  # for the processes of a dead agent to end, which the kernel sees to
 MOST_AGENT_RESTARTS = 3  # without an unroll in between
+MOST_VERSIONS = 64  # of the weights, kept for what may have to be explained
 LIVES_PER_AGENT = 1 << 16  # incarnations of an actor under one agent
 
 
@@ -73,13 +74,14 @@ class Hosts:
         put_event: Callable[[Event], None],
         watch: Callable[[int], None],
         unwatch: Callable[[int], None],
+        drain_unrolls: Callable[[], None],
     ) -> None:
         self._cluster = cluster
         self._inbox = inbox
         self._failures_folder = failures_folder
         self._sets_aside = sets_aside
         self._put_event = put_event
-        self._watch, self._unwatch = watch, unwatch
+        self._watch, self._unwatch, self._drain_unrolls = watch, unwatch, drain_unrolls
         self._hosts: dict[bytes, Host] = {}
         self._versions: dict[int, bytes] = {}
         self._failures = EnvFailures()
@@ -88,12 +90,12 @@ class Hosts:
         self._unrolls_at_restart = -1
         self._vain_restarts = 0
         self._num_actors = cluster.plan.num_actors
-        self._is_stopping = self._is_local_over = self._is_over = self._has_joined = False
+        self._is_stopping = self._is_local_over = self._is_over = False
         self._logged: set[str] = set()
         self.alive: set[int] = set()
         self.actor_restarts = 0
         self.host_restarts = 0
-        self.envs_set_aside = 0
+        self.set_aside: set[int] = set()  # environments
         self.refused = 0
         watch(cluster.agent_end)
 
@@ -111,9 +113,7 @@ class Hosts:
         """Let all hosts have these weights."""
         self._versions[version] = weights
         self._inbox.newest_version = max(version, self._inbox.newest_version)
-        # One machine: its agents have pulled every version but the newest when an unroll of
-        # version - policy_lag is in a batch; two more are kept than can be asked for.
-        self._versions.pop(version - self._cluster.plan.policy_lag - 3, None)
+        self._forget_versions(version)
         for host in self._hosts.values():
             self._tell_version(host.routing_id, version)
 
@@ -138,7 +138,7 @@ class Hosts:
         """End the hosts that want to leave and have nothing to do any more."""
         shares = self._inbox.shares
         for host in self._hosts.values():
-            if host.is_leaving and not host.is_told_to_stop and not shares.is_cutting:
+            if host.is_leaving and not host.is_told_to_stop and not shares.is_unsettled:
                 self._tell_to_stop(host)
 
     def observe(self) -> None:
@@ -230,8 +230,7 @@ class Hosts:
             self._tell_version(agent, version)
         if self._is_stopping:
             self._tell_to_stop(host)
-        elif is_local and not self._has_joined:  # an agent may have died before it came so far
-            self._has_joined = True
+        elif is_local:
             self._inbox.shares.join(actors)
 
     def _check_offer(self, message: control.Hello, directory: Path, is_local: bool) -> None:
@@ -260,6 +259,7 @@ class Hosts:
                 host.is_leaving = True
                 self._notice(f"{len(host.actors)} actors leave, of process {host.pid}")
                 self._inbox.shares.leave(host.actors)
+                self._check_members()
             case control.Ready():
                 if not host.is_local:  # not before: the others would wait for them to act
                     if not host.is_leaving:
@@ -318,9 +318,12 @@ class Hosts:
         """A host's agent has ended, and its actors with it: close its account."""
         if not run_places.wait_unheld(host.memory_directory, DEATH_S):
             log.warning("processes of host agent %d have outlived it", host.pid)
+        self._drain_unrolls()
         page = host.page
         self._inbox.account.settle_host(host.actors.start, page.produced(), page.produced_steps())
         shutil.rmtree(host.memory_directory, ignore_errors=True)
+        if not (self._is_stopping or host.is_told_to_stop):
+            self.actor_restarts += len(self.alive.intersection(host.actors))
         self.alive.difference_update(host.actors)
         for actor in host.actors:
             self._ended.pop(actor, None)
@@ -381,8 +384,11 @@ class Hosts:
     def _on_giving_up(self, message: control.GaveUp) -> None:
         self._notice(f"actor {message.actor} is given up; it first {message.first_error}")
         self._give_up(range(message.actor, message.actor + 1))
+        self._check_members(f"; actor {message.actor} {message.first_error}")
+
+    def _check_members(self, why: str = "") -> None:
         if not self._inbox.shares.num_members:
-            self._fail(f"no actor is left; actor {message.actor} {message.first_error}")
+            self._fail(f"no actor is left{why}")
 
     def _give_up(self, actors: range) -> None:
         """These will not come back: others take their environments."""
@@ -423,8 +429,10 @@ class Hosts:
             move = f"no replay file: {error}"
         text = f"environment {env} failed {count} times at its step {failure.step}: the actor "
         text += f"{how_ended(ended)}; {move}"
-        if self._sets_aside and len(self._inbox.shares.order) > 1:
-            self.envs_set_aside += 1
+        if env in self.set_aside:
+            return
+        if self._sets_aside and self._inbox.shares.num_envs > 1:
+            self.set_aside.add(env)
             self._notice(f"{text}; it is set aside")
             self._inbox.shares.set_aside(env)
         else:
@@ -477,6 +485,21 @@ class Hosts:
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:  # it is gone; its end is noticed
                 raise
+
+    def _forget_versions(self, newest: int) -> None:
+        """All that nobody can ask for, or have to explain, any more.
+
+        Lockstep on one machine: agents have pulled every version but the newest when an unroll of
+        version - policy_lag is in a batch; two more are kept than can be asked for. Async: whatever
+        an actor may be acting with, or has died of.
+        """
+        oldest = newest - self._cluster.plan.policy_lag - 2
+        in_use = {ended.weights_version for ended, _ in self._ended.values()}
+        if not self._cluster.plan.is_lockstep:
+            for host in self._hosts.values():
+                in_use.update(np.unique(host.page.slots["version"]).tolist())
+        kept = [v for v in sorted(self._versions) if v >= oldest or v in in_use]
+        self._versions = {v: self._versions[v] for v in kept[-MOST_VERSIONS:]}
 
     # What people are told
 

@@ -184,6 +184,7 @@ class Inbox:
             and header.num_finals <= longest
             and header.num_episodes <= longest
             and header.unroll_index == share.next_unroll + ahead
+            and self.shares.allows(share, header.unroll_index)
             and self._is_possible_version(header, known)
         )
 

@@ -95,8 +95,7 @@ class Learner:
 
         Raises RunFailed when the fleet cannot go on.
         """
-        for version, weights in sorted(self._older_weights.items()):
-            self._receiver.publish(version, weights)
+        self._publish_older()
         self._publish()
         updated = time.perf_counter()
         while True:
@@ -118,6 +117,18 @@ class Learner:
             yield progress
             if progress.stop_reason is not None:
                 return
+
+    def _publish_older(self) -> None:
+        """Versions that the first unrolls of a resumed run are acted with.
+
+        Who resumed it with a larger policy lag has none so old; the newest takes their place.
+        """
+        fleet = self._experiment.fleet
+        if fleet.mode == "lockstep":
+            for version in range(max(0, self.update - fleet.policy_lag), self.update):
+                newest = self._network.export().tobytes()
+                self._older_weights.setdefault(version, newest)
+                self._receiver.publish(version, self._older_weights[version])
 
     def _publish(self) -> None:
         weights = self._network.export().tobytes()
@@ -327,10 +338,12 @@ def _fleet_numbers(statistics: ReceiverStatistics, ledger: Ledger | None) -> dic
         "actor_restarts": statistics.actor_restarts,
         "host_restarts": statistics.host_restarts,
         "envs_set_aside": statistics.envs_set_aside,
-        "episodes_lost": statistics.episodes_lost,
+        "episodes_lost": sum(statistics.episodes_lost.values()),
         "refused": statistics.control_refused
         + sum(count for name, count in statistics.verdicts.items() if name != "accepted"),
     }
+    for reason, count in statistics.episodes_lost.items():
+        numbers[f"episodes_lost_{reason}"] = count
     for unit, totals in (("unrolls", ledger.unrolls), ("steps", ledger.steps)) if ledger else ():
         numbers[f"{unit}_produced"] = totals.produced
         numbers[f"{unit}_trained"] = totals.trained

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 ACTOR_DIED = "actor_died"  # sealed by an actor that died, and never arrived
-RUN_ENDED = "run_ended"  # arrived, but the run ended before it was trained on
+RUN_ENDED = "run_ended"  # the run ended before it was trained on
 LEARNER_DIED = "learner_died"  # not trained on at the checkpoint from which a run was resumed
 REASONS = (ACTOR_DIED, RUN_ENDED, LEARNER_DIED)
 
@@ -174,6 +174,13 @@ class Account:
             for row, count in ((UNROLLS, part.unrolls), (STEPS, part.steps)):
                 self._dropped[RUN_ENDED][row, part.actor] += count
                 self._held[row, part.actor] -= count
+
+    def drop_missing(self) -> None:
+        """The run is over, and nothing more can arrive: what was on its way never will."""
+        everyone = slice(0, self._now.shape[1])
+        missing = np.clip(self._missing(self._now, everyone), 0, self._limit(everyone))
+        self._dropped[RUN_ENDED] += missing
+        self._accepted += missing
 
     def ledger(self, with_actors: bool = False) -> Ledger:
         """The account as it stands."""

@@ -5,11 +5,12 @@ learner; what host agents say goes to `Hosts`. What happened is told to the lear
 one queue; what the learner wants comes the other way as requests.
 """
 
+import contextlib
 import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from rollout.wire import (
 )
 
 log = logging.getLogger(__name__)
+MOST_DRAINED = 100_000  # so that nobody can keep us from going on
 MOST_AT_ONCE = 64  # unrolls received before the other sockets get a look
 LOOK_EVERY_S = 0.5  # for the thread's death, while an answer is waited for
 
@@ -54,18 +56,23 @@ class ReceiverStatistics:
     actor_restarts: int
     host_restarts: int
     envs_set_aside: int
-    episodes_lost: int
+    episodes_lost: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """What a checkpoint needs of the receiver, at one moment between two updates.
 
-    env_state: after what was trained on, uint8 [num_envs, state_bytes]. account: Account.state().
+    env_state: after what was trained on, uint8 [num_envs, state_bytes]. env_unrolls: of each
+    environment, trained on: int64 [num_envs]. account: Account.state(). set_aside: environments.
+    episodes_lost: by reason.
     """
 
     env_state: np.ndarray
+    env_unrolls: np.ndarray
     account: dict[str, Any]
+    set_aside: list[int]
+    episodes_lost: dict[str, int]
 
 
 class Receiver:
@@ -79,8 +86,9 @@ class Receiver:
         events: "queue.SimpleQueue[Event]",
         failures_folder: Path,
         sets_aside: bool = False,
+        set_aside: Sequence[int] = (),
     ) -> None:
-        """failures_folder, sets_aside: see Hosts."""
+        """failures_folder, sets_aside: see Hosts. set_aside: environments that are, already."""
         self.events = events
         self._cluster = cluster
         self._inbox = inbox
@@ -88,8 +96,16 @@ class Receiver:
         self._poller = zmq.Poller()
         self._watched: set[int] = set()
         self._hosts = Hosts(
-            cluster, inbox, failures_folder, sets_aside, events.put, self._watch, self._unwatch
+            cluster,
+            inbox,
+            failures_folder,
+            sets_aside,
+            events.put,
+            self._watch,
+            self._unwatch,
+            self._drain_unrolls,
         )
+        self._hosts.set_aside.update(set_aside)
         self._logged: set[str] = set()
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
@@ -107,8 +123,8 @@ class Receiver:
             num_actors=self._hosts.num_actors,
             actor_restarts=self._hosts.actor_restarts,
             host_restarts=self._hosts.host_restarts,
-            envs_set_aside=self._hosts.envs_set_aside,
-            episodes_lost=self._inbox.states.episodes_lost,
+            envs_set_aside=len(self._hosts.set_aside),
+            episodes_lost=dict(self._inbox.states.episodes_lost),
         )
 
     # What the learner asks for
@@ -182,9 +198,7 @@ class Receiver:
                         return
                     action(*arguments)
             if messages in ready:
-                sender, *frames = messages.recv_multipart()
-                self._hosts.on_message(sender, frames)
-                self._share_out()
+                self._receive_messages()
             if unrolls in ready:
                 self._receive_unrolls()
             for end in self._watched.intersection(ready):
@@ -199,15 +213,25 @@ class Receiver:
         self._watched.discard(end)
         self._poller.unregister(end)
 
+    def _receive_messages(self) -> None:
+        """All there are: what became of an actor comes before its next life's hello."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                sender, *frames = self._cluster.control.recv_multipart(zmq.NOBLOCK)
+                self._hosts.on_message(sender, frames)
+                self._share_out()
+
     # Unrolls
 
-    def _receive_unrolls(self) -> None:
-        for _ in range(MOST_AT_ONCE):
-            try:
+    def _receive_unrolls(self, most: int = MOST_AT_ONCE) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(most):
                 sender, *parts = self._cluster.unrolls.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            self._on_unroll(sender.bytes, parts)
+                self._on_unroll(sender.bytes, parts)
+
+    def _drain_unrolls(self) -> None:
+        """What those who have ended have sent: all that has come in."""
+        self._receive_unrolls(MOST_DRAINED)
 
     def _on_unroll(self, sender: bytes, parts: list[zmq.Frame]) -> None:
         try:
@@ -236,7 +260,7 @@ class Receiver:
         assert judgement.unroll is not None and judgement.env is not None
         arrival = Arrival(sender, header, judgement.unroll, judgement.env)
         self._on_placed(self._assembler.put(arrival))
-        if self._inbox.shares.is_cutting:
+        if self._inbox.shares.is_unsettled:
             self._share_out()
 
     def _on_placed(self, placed: Placed) -> None:
@@ -250,7 +274,12 @@ class Receiver:
     def _share_out(self) -> None:
         """Give shares to all actors that ask, as far as there are any."""
         self._hosts.cut_anew()
-        for actor, share in self._inbox.shares.grants(self._assembler.is_settled):
+        # A new life has a window of its own: it begins when its former lives' unrolls are in
+        # batches, or the two together would be more than one window.
+        grants = self._inbox.shares.grants(
+            self._assembler.is_settled, self._assembler.is_settled_for
+        )
+        for actor, share in grants:
             self._welcome(actor, share)
         self._hosts.release()
 
@@ -258,7 +287,7 @@ class Receiver:
         inbox = self._inbox
         envs = inbox.shares.order[share.first_env : share.first_env + share.num_envs]
         inbox.account.grant(actor, inbox.schema.unroll_length * share.num_envs)
-        states = inbox.states.give(envs)
+        states = inbox.states.give(envs, share.cut)
         receiver = routing_id(actor, inbox.actors[actor].incarnation)
         place = (share.next_unroll, share.cut, share.first_env, share.num_envs)
         self._reply(receiver, Answer.WELCOME, *place, payload=states)
@@ -285,17 +314,26 @@ class Receiver:
         parts, placed = self._assembler.recycle(batch)
         self._inbox.account.train(parts)
         self._on_placed(placed)
-        if self._inbox.shares.is_cutting:
-            self._share_out()
+        self._share_out()
 
     def _ledger(self, with_actors: bool = False) -> Ledger:
         self._hosts.observe()
         return self._inbox.account.ledger(with_actors)
 
     def _end_account(self) -> Ledger:
+        self._drain_unrolls()
+        self._hosts.observe()
+        self._inbox.account.drop_missing()
         self._inbox.account.drop_held(self._assembler.held())
         return self._ledger(with_actors=True)
 
     def _snapshot(self) -> Snapshot:
         self._hosts.observe()
-        return Snapshot(self._inbox.states.trained.copy(), self._inbox.account.state())
+        states = self._inbox.states
+        return Snapshot(
+            env_state=states.trained.copy(),
+            env_unrolls=states.num_trained.copy(),
+            account=self._inbox.account.state(),
+            set_aside=sorted(self._hosts.set_aside),
+            episodes_lost=dict(states.episodes_lost),
+        )

@@ -177,7 +177,7 @@ class Retrainer:
         envs = np.arange(part.first_env, part.first_env + part.num_envs)
         try:
             actor = self._actor(part)
-            actor.envs.restore(self._states.give(envs))
+            actor.envs.restore(self._states.give(envs, cut=0))
             actor.act(self._weights[part.weights_version])
         except Exception as error:  # whatever an author's code raises
             raise RunFailed(

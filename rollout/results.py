@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # torch is imported while the template starts, not before
 log = logging.getLogger(__name__)
 
 ALGORITHM = "algorithm/"  # begins the names of what the algorithm needs to go on
-ENV_STATE = "env_state"
+ENV_STATE, ENV_UNROLLS = "env_state", "env_unrolls"
 RETRY_S = 10.0  # after a checkpoint that could not be written
 
 
@@ -111,11 +111,13 @@ class CheckpointSaver:
                 **algorithm,
                 **arrays,
                 ENV_STATE: snapshot.env_state,
+                ENV_UNROLLS: snapshot.env_unrolls,
             },
             {
-                "config_digest": self._experiment.config_digest,
                 "experiment": self._experiment.model_dump(mode="json"),
                 "account": snapshot.account,
+                "set_aside": snapshot.set_aside,
+                "episodes_lost": snapshot.episodes_lost,
                 **state,
             },
             self._experiment.checkpoint.keep,
@@ -138,28 +140,36 @@ def algorithm_state(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":
 
 def summarize(
     experiment: Experiment,
-    learner: Learner,
-    parameters: dict[str, np.ndarray],
+    update: int,
+    state: Mapping[str, Any],
+    parameters: Mapping[str, np.ndarray],
     ledger: Ledger,
-    statistics: ReceiverStatistics,
-    wall_s: float,
+    statistics: ReceiverStatistics | None = None,
+    env_steps_per_s: float = 0.0,
 ) -> Summary:
-    """What a run that has ended amounts to. parameters: of the final policy, by name."""
+    """What a run that has ended amounts to.
+
+    state: as a checkpoint has it. parameters: of the final policy, by name. statistics: of the
+    process that ends; None if there is none left to ask.
+    """
+    lost = state["episodes_lost"] if statistics is None else statistics.episodes_lost
+    aside = len(state["set_aside"]) if statistics is None else statistics.envs_set_aside
+    counts = dict(state["policy_lags"])
     return Summary(
-        env_steps=learner.env_steps,
-        updates=learner.update,
-        wall_s=wall_s,
-        env_steps_per_s=learner.env_steps_per_s,
-        episode_return_mean=learner.episode_return_mean,
-        goal_reached=learner.goal_reached_s is not None,
-        goal_reached_s=learner.goal_reached_s,
+        env_steps=state["env_steps"],
+        updates=update,
+        wall_s=state["wall_s"],
+        env_steps_per_s=env_steps_per_s,
+        episode_return_mean=state["episode_return_mean"],
+        goal_reached=state["goal_reached_s"] is not None,
+        goal_reached_s=state["goal_reached_s"],
         params_digest=params_digest(parameters),
         num_actors=experiment.fleet.num_actors,
-        actor_restarts=statistics.actor_restarts,
-        host_restarts=statistics.host_restarts,
-        envs_set_aside=statistics.envs_set_aside,
-        episodes_lost=statistics.episodes_lost,
-        policy_lag=_policy_lag(dict(learner.policy_lags)),
+        actor_restarts=statistics.actor_restarts if statistics else 0,
+        host_restarts=statistics.host_restarts if statistics else 0,
+        envs_set_aside=aside,
+        episodes_lost=dict(lost),
+        policy_lag=PolicyLag(_mean_lag(counts), max(counts, default=0), counts),
         ledger=ledger,
         seed=experiment.seed,
         config_digest=experiment.config_digest,
@@ -169,33 +179,13 @@ def summarize(
 
 def summary_of(experiment: Experiment, checkpoint: Checkpoint) -> Summary:
     """Of a run that died when all was done but its summary."""
-    state: Any = checkpoint.state
     account = Account(experiment.fleet.window)
-    account.put_state(state["account"])
+    account.put_state(checkpoint.state["account"])
     named = {n: array for n, array in checkpoint.arrays.items() if n.startswith(PARAMETERS)}
-    return Summary(
-        env_steps=state["env_steps"],
-        updates=checkpoint.update,
-        wall_s=state["wall_s"],
-        env_steps_per_s=0.0,
-        episode_return_mean=state["episode_return_mean"],
-        goal_reached=state["goal_reached_s"] is not None,
-        goal_reached_s=state["goal_reached_s"],
-        params_digest=params_digest(named),
-        num_actors=experiment.fleet.num_actors,
-        actor_restarts=0,
-        host_restarts=0,
-        envs_set_aside=0,
-        episodes_lost=0,
-        policy_lag=_policy_lag(dict(state["policy_lags"])),
-        ledger=account.ledger(with_actors=True),
-        seed=experiment.seed,
-        config_digest=experiment.config_digest,
-        versions=versions(),
-    )
+    ledger = account.ledger(with_actors=True)
+    return summarize(experiment, checkpoint.update, checkpoint.state, named, ledger)
 
 
-def _policy_lag(counts: dict[int, int]) -> PolicyLag:
+def _mean_lag(counts: Mapping[int, int]) -> float:
     total = sum(lag * count for lag, count in counts.items())
-    mean = total / max(sum(counts.values()), 1)
-    return PolicyLag(mean=mean, max=max(counts, default=0), counts=counts)
+    return total / max(sum(counts.values()), 1)

@@ -24,7 +24,7 @@ NEVER = {
 }
 
 # With another one of these, states of the environments do not fit.
-OF_STATES = ("env.num_envs", "env.params")
+OF_STATES = ("env.num_envs", "env.params", "seed")
 
 
 @dataclass(frozen=True)

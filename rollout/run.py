@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from rollout.assembler import AsyncAssembler, LockstepAssembler
 from rollout.checkpoint import Checkpoint, named_parameters, policy_parameters
 from rollout.cluster import Cluster
 from rollout.env_states import EnvStates
 from rollout.envs.registry import find_env
-from rollout.errors import RunFailed
+from rollout.errors import OperatorError, RunFailed
 from rollout.events import Event
 from rollout.inbox import Inbox
 from rollout.learner import Clock, Learner
@@ -26,7 +27,7 @@ from rollout.order_log import OrderLog
 from rollout.plan import HostPlan
 from rollout.progress import View
 from rollout.receiver import Receiver
-from rollout.results import ENV_STATE, CheckpointSaver, algorithm_state, summarize
+from rollout.results import ENV_STATE, ENV_UNROLLS, CheckpointSaver, algorithm_state, summarize
 from rollout.resume import Resumption
 from rollout.run_directory import RunDirectory, write_atomically
 from rollout.shares import Shares
@@ -81,9 +82,15 @@ class Run:
                 text = f"THE LEDGER DOES NOT BALANCE: {ledger.unrolls.as_dict()}"
                 log.error(text)
                 self._view.notice(text)
-            parameters = named_parameters(network.spec, network.export())
-            wall_s = self._clock.seconds()
-            summary = summarize(self._experiment, learner, parameters, ledger, statistics, wall_s)
+            summary = summarize(
+                self._experiment,
+                learner.update,
+                learner.state()[1],
+                named_parameters(network.spec, network.export()),
+                ledger,
+                statistics,
+                learner.env_steps_per_s,
+            )
             self._directory.write_summary(summary)
         return summary, learner.interrupted_by
 
@@ -137,14 +144,25 @@ class Run:
         env = find_env(plan.env_id)
         states = EnvStates(plan.num_envs, plan.schema.state_bytes, plan.seed, env.has_hidden_state)
         account = Account(fleet.window)
-        first_update = 0
+        first_update, set_aside = 0, []
         if self._resumption is not None:
             checkpoint = self._resumption.checkpoint
             first_update = checkpoint.update
             account.put_state(checkpoint.state["account"])
+            states.episodes_lost.update(checkpoint.state["episodes_lost"])
             if self._resumption.keeps_states:
-                states.put(checkpoint.arrays[ENV_STATE], first_update)
-        shares = Shares(plan.num_envs, first_update if plan.is_lockstep else 0, plan.is_lockstep)
+                states.put(checkpoint.arrays[ENV_STATE])
+                states.put_counts(checkpoint.arrays[ENV_UNROLLS])
+                set_aside = checkpoint.state["set_aside"]
+        if plan.is_lockstep:
+            if set_aside:
+                raise OperatorError(
+                    f"environments {set_aside} of this run are set aside, which lockstep cannot do "
+                    "without; resume it with fleet.mode=async"
+                )
+            states.put_counts(np.full(plan.num_envs, first_update))
+        first_unroll = first_update if plan.is_lockstep else 0
+        shares = Shares(plan.num_envs, first_unroll, plan.is_lockstep, set_aside)
         inbox = Inbox(
             run=plan.run,
             schema=plan.schema,
@@ -168,6 +186,7 @@ class Run:
             self._events,
             self._directory.failures,
             sets_aside=fleet.on_env_failure == "set_aside",
+            set_aside=set_aside,
         )
 
 

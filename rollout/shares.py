@@ -9,6 +9,7 @@ An actor that dies keeps its share for its next life. No sockets here: the recei
 happened, and sends the grants.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +48,14 @@ class Shares:
     order: int64 [≤ num_envs], the environments that are in play, in the order that shares cut.
     """
 
-    def __init__(self, num_envs: int, first_unroll: int, is_lockstep: bool) -> None:
-        self.order = np.arange(num_envs)
+    def __init__(
+        self,
+        num_envs: int,
+        first_unroll: int,
+        is_lockstep: bool,
+        set_aside: Sequence[int] = (),
+    ) -> None:
+        self.order = np.setdiff1d(np.arange(num_envs), set_aside)
         self._next_order = self.order
         self._is_lockstep = is_lockstep
         self._members: set[int] = set()
@@ -72,7 +79,12 @@ class Shares:
         return self._cut
 
     @property
-    def is_cutting(self) -> bool:
+    def num_envs(self) -> int:
+        """Environments that are in play, or will be after the next cut."""
+        return len(self._next_order)
+
+    @property
+    def is_unsettled(self) -> bool:
         """Whether a new cut waits for old shares to be over, or is yet to be told of."""
         return self._is_cutting or self._is_stale
 
@@ -88,8 +100,9 @@ class Shares:
 
     def join(self, actors: range) -> None:
         """Actors that will ask for shares."""
-        self._members.update(actors)
-        self._is_stale = True
+        if not self._members.issuperset(actors):
+            self._members.update(actors)
+            self._is_stale = True
 
     def leave(self, actors: range) -> None:
         """Actors that are to have no share any more. Those that are dead must be `end`ed, too."""
@@ -109,20 +122,24 @@ class Shares:
     def set_aside(self, env: int) -> None:
         """Act an environment no more (async only)."""
         assert not self._is_lockstep
-        self._next_order = self._next_order[self._next_order != env]
-        self._is_stale = True
+        if env in self._next_order:
+            self._next_order = self._next_order[self._next_order != env]
+            self._is_stale = True
 
     def ask(self, actor: int) -> None:
         """An actor wants to be told what to do.
 
         If it has a share (its former life had), it is to go on with that; but when the environments
-        are being cut anew, it has done what it had to and lets go.
+        are being cut anew, and it has done what it had to, it lets go.
         """
-        share = self._open.get(actor)
-        if share is not None and self._is_cutting and self._is_done(share):
-            del self._open[actor]
         if actor not in self._asking:
             self._asking.append(actor)
+
+    def allows(self, share: Share, unroll_index: int) -> bool:
+        """Whether an unroll may still be of this share: a newer cut may have given it to others."""
+        if not self._is_lockstep or share.cut == self._cut.number:
+            return True
+        return unroll_index < self._cut.first_unroll
 
     def accepted(self, actor: int) -> None:
         """One more unroll of the actor's share has arrived."""
@@ -149,12 +166,19 @@ class Shares:
         self._cut = Cut(self._cut.number + 1, first)
         return self._cut
 
-    def grants(self, is_settled: bool = True) -> list[tuple[int, Share]]:
+    def grants(
+        self, is_settled: bool = True, may_begin: Callable[[int], bool] = lambda actor: True
+    ) -> list[tuple[int, Share]]:
         """Shares for actors that ask, as far as there are any; they are theirs from now on.
 
         is_settled: whether all that was accepted is in a batch. Until then no environment goes to
-        another actor, whose next unroll of it could overtake the last.
+        another actor, whose next unroll of it could overtake the last. may_begin: whether an actor
+        is to get one at all yet.
         """
+        for actor in self._asking if self._is_cutting else ():
+            share = self._open.get(actor)
+            if share is not None and self._is_done(share):
+                del self._open[actor]
         if self._is_cutting and is_settled and self._is_over():
             self._is_cutting = False
             self._orphans.clear()
@@ -163,6 +187,9 @@ class Shares:
         granted = []
         waiting = []
         for actor in self._asking:
+            if not may_begin(actor):
+                waiting.append(actor)
+                continue
             share = self._open.get(actor) or self._reserved.pop(actor, None)
             if share is None and self._orphans and self._is_cutting:
                 share = self._next_orphan()

@@ -41,7 +41,7 @@ class Summary:
     goal_reached_s: when, in the seconds of wall_s; None without.
     params_digest: see the function of this name, of the final policy.
     actor_restarts, host_restarts: since the process started. envs_set_aside: environments that
-        failed and are acted no more. episodes_lost: cut off when hidden state died with its actor.
+        failed and are acted no more. episodes_lost: of environments with hidden state, by reason.
     """
 
     env_steps: int
@@ -56,7 +56,7 @@ class Summary:
     actor_restarts: int
     host_restarts: int
     envs_set_aside: int
-    episodes_lost: int
+    episodes_lost: Mapping[str, int]
     policy_lag: PolicyLag
     ledger: Ledger
     seed: int
