@@ -68,7 +68,7 @@ def test_more_actors_than_environments_leave_the_last_ones_without():
     assert [(s.first_env, s.num_envs) for s in granted.values()] == [(0, 1), (1, 1), (2, 1)]
     assert list(granted) == [0, 1, 2]
     assert shares.of(4) is None
-    assert not shares.is_cutting
+    assert not shares.is_unsettled
 
 
 def test_run_that_is_resumed_begins_where_it_was():
@@ -92,13 +92,13 @@ def test_old_shares_are_acted_up_to_the_cut_and_only_then_given_anew():
     shares.ask(2)
     for actor in (0, 0, 1):
         assert shares.grants() == []
-        assert shares.is_cutting
+        assert shares.is_unsettled
         shares.accepted(actor)
     shares.ask(0)
     assert shares.grants() == []
     shares.accepted(1)
     assert shares.grants() == [(2, Share(2, 3, 1, 2)), (0, Share(2, 0, 2, 2))]
-    assert not shares.is_cutting
+    assert not shares.is_unsettled
     shares.ask(1)
     assert shares.grants() == [(1, Share(2, 2, 1, 2))]
 
@@ -130,7 +130,7 @@ def test_actors_that_have_left_already_cause_no_other_cut_when_they_end():
     shares.grants()
     shares.leave(range(1, 2))
     shares.end(range(1, 2))
-    assert not shares.is_cutting
+    assert not shares.is_unsettled
     assert shares.cut_anew(9) is None
 
 
@@ -332,6 +332,7 @@ class Fleet:
         place = (message.share.cut, message.share.first_env, message.share.num_envs)
         assert place == (share.cut, share.first_env, share.num_envs)
         assert message.index == share.next_unroll
+        assert self.shares.allows(share, message.index)
         for env, count in message.begun.items():
             assert count == self.counts[env], f"unroll {count} of {env} after {self.counts[env]}"
             assert not self.is_lockstep or count == message.index
@@ -340,7 +341,7 @@ class Fleet:
         self.shares.accepted(actor.number)
         if not self.is_lockstep:
             self.waiting.update(dict.fromkeys(message.begun, actor.number))
-        if self.shares.is_cutting:
+        if self.shares.is_unsettled:
             self.share_out()
 
     # What the learner does
@@ -348,8 +349,7 @@ class Fleet:
     def place(self) -> None:
         """All that has arrived is in a batch now (async)."""
         self.waiting.clear()
-        if self.shares.is_cutting:
-            self.share_out()
+        self.share_out()
 
     @property
     def can_train(self) -> bool:
@@ -360,21 +360,22 @@ class Fleet:
         self.version += 1
         for page in self.pages:
             page.coming.append(self.version)
-        if self.shares.is_cutting:
-            self.share_out()
+        self.share_out()
 
     def share_out(self) -> None:
         cut = self.shares.cut_anew(self.version + self.policy_lag + 1)
         if cut is not None:
             for page in self.pages:
                 page.coming.append(cut)
-        for number, share in self.shares.grants(not self.waiting):
+        busy = set(self.waiting.values())
+        for number, share in self.shares.grants(not busy, lambda actor: actor not in busy):
             actor = self.actors[number]
             envs = self.shares.order[share.first_env : share.first_env + share.num_envs].tolist()
             if actor.is_known:
+                assert number not in busy, "two windows of one actor's unrolls"
                 actor.share = Share(share.cut, share.first_env, share.num_envs, share.next_unroll)
                 actor.counts = {env: self.counts[env] for env in envs}
-        if not self.shares.is_cutting:
+        if not self.shares.is_unsettled:
             released = [page for page in self.pages if page.is_leaving]
             self.pages = [page for page in self.pages if not page.is_leaving]
             for page in released:
@@ -524,7 +525,7 @@ class FleetMachine(RuleBasedStateMachine):
     def check_the_cut(self):
         fleet = self.fleet
         fleet.settle()
-        assert not fleet.shares.is_cutting
+        assert not fleet.shares.is_unsettled
         assert sorted(fleet.open_places()) == list(range(len(fleet.shares.order)))
         shares = [fleet.shares.of(actor) for actor in range(fleet.num_actors)]
         sizes = [share.num_envs for share in shares if share is not None]
