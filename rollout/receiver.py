@@ -41,6 +41,7 @@ from rollout.wire import (
 
 log = logging.getLogger(__name__)
 MOST_DRAINED = 100_000  # so that nobody can keep us from going on
+MOST_MESSAGES = 10_000  # so that nobody can keep us with it; a host's actors may all die at once
 MOST_AT_ONCE = 64  # unrolls received before the other sockets get a look
 LOOK_EVERY_S = 0.5  # for the thread's death, while an answer is waited for
 
@@ -216,7 +217,7 @@ class Receiver:
     def _receive_messages(self) -> None:
         """All there are: what became of an actor comes before its next life's hello."""
         with contextlib.suppress(zmq.Again):
-            while True:
+            for _ in range(MOST_MESSAGES):
                 sender, *frames = self._cluster.control.recv_multipart(zmq.NOBLOCK)
                 self._hosts.on_message(sender, frames)
                 self._share_out()

@@ -49,9 +49,9 @@ def continued(
     schema: UnrollSchema, made: tuple[bytes, int, int], before: np.ndarray
 ) -> tuple[bytes, int, int]:
     """A payload of conftest's `make_payload`, its states made to follow `before`."""
-    payload, *counts = bytearray(made[0]), *made[1:]
-    follow(before, Unroll.view(schema, payload, len(before), *counts))
-    return bytes(payload), *counts
+    payload, num_finals, num_episodes = bytearray(made[0]), made[1], made[2]
+    follow(before, Unroll.view(schema, payload, len(before), num_finals, num_episodes))
+    return bytes(payload), num_finals, num_episodes
 
 
 def everything(thing: Any) -> Any:

@@ -6,6 +6,7 @@ Most of what is sent is made of real messages, so that it gets as far in as it c
 import logging
 import random
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -366,7 +367,12 @@ class Fuzzer:
                 control.Hello(run, number, number, self.random.choice(paths)),
                 control.Hello(run, self.fleet.cluster.agent_pid, 2, self.random.choice(paths)),
                 control.Stopped(numbers, numbers),
-                control.ActorEnded(*[number] * 4, "x" * 999, float("nan"), *[number] * 3),
+                msgspec.structs.replace(
+                    TO_LEARNER[8],
+                    **dict.fromkeys(("actor", "incarnation", "pid", "status", "place"), number),
+                    error="x" * 999,
+                    hung_s=float("nan"),
+                ),
                 *TO_LEARNER[1:],
             )
         )
@@ -385,19 +391,30 @@ def begin_conversation(fleet: Fleet, make_payload) -> tuple[Agent, zmq.Socket, l
     plan, schema = fleet.plan, fleet.plan.schema
     said = []
 
-    def say(kind: Kind, payload: bytes, *numbers: int) -> None:
-        header = Header(kind, plan.run, 0, 0, *numbers)
+    nothing = HEADER._replace(kind=Kind.HELLO, run=plan.run)
+    nothing = nothing._replace(**dict.fromkeys(Header._fields[2:], 0))
+
+    def say(payload: bytes, **numbers: int) -> None:
+        header = nothing._replace(**numbers)
         said.append([encode_header(header, payload), payload])
         socket.send_multipart(said[-1])
         answer = decode_reply(*socket.recv_multipart()).answer
         assert answer in (Answer.WELCOME, Answer.ACKNOWLEDGED)
 
-    say(Kind.HELLO, encode_greeting(Greeting(schema.digest, 0, 0)), *[0] * 7)
+    say(encode_greeting(Greeting(schema.digest, 0, 0)))
     states = fleet.inbox.states.newest[:3].copy()
     for unroll in range(2):
-        payload, *counts = continued(schema, make_payload(schema, 3, unroll), states)
-        states = Unroll.view(schema, payload, 3, *counts).env_state
-        say(Kind.UNROLL, payload, unroll, unroll, 0, 0, 3, *counts)
+        payload, finals, episodes = continued(schema, make_payload(schema, 3, unroll), states)
+        states = Unroll.view(schema, payload, 3, finals, episodes).env_state
+        say(
+            payload,
+            kind=Kind.UNROLL,
+            sequence=unroll,
+            unroll_index=unroll,
+            num_envs=3,
+            num_finals=finals,
+            num_episodes=episodes,
+        )
     heir = fleet.actor(0, incarnation=1, produced=(2, 30))
     heir.join()
     heir.close()
@@ -451,6 +468,38 @@ def fuzz(fleet: Fleet, make_payload, tmp_path: Path, caplog, count: int, seed: i
         actor.send(make_payload)
     fleet.event(FullBatch)
     return growth
+
+
+@pytest.mark.parametrize("is_control", [False, True], ids=["unrolls", "control"])
+def test_flood_does_not_keep_others_from_being_served(fleet, make_payload, is_control):
+    """One that does not end, and comes faster than it can be judged."""
+    fleet.agent()
+    fleet.receiver.publish(0, WEIGHTS)
+    plan = fleet.plan
+    endpoint = plan.control_endpoint if is_control else plan.unroll_endpoint
+    sockets = [fleet.dealer(endpoint) for _ in range(4)]
+    is_over = threading.Event()
+
+    def flood() -> None:
+        while not is_over.is_set():
+            for socket in sockets:
+                socket.send(b"blah")
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    try:
+        count = 2000
+        hosts = fleet.receiver._hosts
+        wait_until(lambda: hosts.refused + fleet.refused() > count, 20, f"{count} messages")
+        actors = [fleet.actor(number) for number in (0, 1)]
+        for actor in actors:
+            actor.join()
+            actor.send(make_payload)
+        fleet.receiver.trained(fleet.event(FullBatch).batch)
+        assert fleet.receiver.ledger().unrolls.trained == 2
+    finally:
+        is_over.set()
+        flooder.join()
 
 
 MOST_GROWTH_BYTES = 4e6

@@ -99,6 +99,7 @@ def test_first_agent_has_the_environments_shared_out(fleet):
 def test_actors_of_a_second_agent_have_the_numbers_that_follow(fleet):
     local = fleet.agent()
     fleet.receiver.publish(0, WEIGHTS)
+    fleet.receiver.ledger()  # an answer: all that was asked before has been done
     other = fleet.joining_agent(num_actors=3)
     assert other.join() == control.Take(2, 0)
     assert fleet.receiver.statistics().num_actors == 2  # they are not ready
@@ -381,7 +382,8 @@ def test_environment_that_fails_is_set_aside_if_that_was_asked_for(make_fleet):
     for life in range(3):
         die_in_env(fleet, agent, life)
     begin_next(fleet, 3)
-    wait_until(lambda: fleet.receiver._hosts.envs_set_aside == 1, 20, "environment set aside")
+    count = fleet.receiver.statistics
+    wait_until(lambda: count().envs_set_aside == 1, 20, "environment set aside")
     events = fleet.events()
     assert not [event for event in events if isinstance(event, FleetFailed)]
     assert "it is set aside" in [e for e in events if isinstance(e, Notice)][-1].text

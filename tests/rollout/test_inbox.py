@@ -77,7 +77,8 @@ class World:
         shares = self.inbox.shares
         for actor, share in shares.grants():
             self.inbox.account.grant(actor, T * share.num_envs)
-            self.inbox.states.give(shares.order[share.first_env :][: share.num_envs])
+            envs = shares.order[share.first_env :][: share.num_envs]
+            self.inbox.states.give(envs, share.cut)
 
     def version(self, unroll_index: int) -> int:
         if self.policy_lag is None:
@@ -153,7 +154,8 @@ def test_accepted_unroll_takes_its_environments_further_and_no_others(world, mes
     np.testing.assert_array_equal(states.newest[3:5], fields_of(header, payload).env_state)
     np.testing.assert_array_equal(np.delete(states.newest, (3, 4), 0), np.delete(before, (3, 4), 0))
     assert states.num_unrolls.tolist() == [0, 0, 0, 1, 1, 0, 0]
-    assert world.inbox.shares.of(1).next_unroll == 1
+    share = world.inbox.shares.of(1)
+    assert share is not None and share.next_unroll == 1
     assert world.inbox.account._accepted.tolist() == [[0, 1, 0], [0, 2 * T, 0]]
 
 
@@ -285,7 +287,8 @@ def test_unroll_of_a_share_that_was_let_go_is_malformed(message):
     world.inbox.shares.cut_anew(0)
     for actor in (0, 1):
         world.hello(actor)
-    assert world.inbox.shares.of(0).num_envs == 4
+    share = world.inbox.shares.of(0)
+    assert share is not None and share.num_envs == 4
     assert world.judge(header, payload).verdict == Verdict.MALFORMED
 
 
