@@ -164,7 +164,7 @@ def test_learner_expects_what_a_replacement_actor_goes_on_with(jit):
     share = np.array([1, 2, 5])
     for unrolls_lost in (0, 1, 2):
         actor = UnrollActor(Envs(Opaque, 3, seed=0, jit=jit), network, schema)
-        actor.envs.restore(states.give(share))
+        actor.envs.restore(states.give(share, cut=1))
         assert clocks(actor.envs.snapshot()) == clocks(states.newest[share].tobytes())
         actor.act(weights)
         assert states.continues(share, actor.buffer.unroll())
@@ -172,5 +172,5 @@ def test_learner_expects_what_a_replacement_actor_goes_on_with(jit):
         for _ in range(unrolls_lost):
             actor.act(weights)
     # The second and the third actor each found all three in the middle of an episode.
-    assert states.episodes_lost == 6
+    assert states.episodes_lost == {"actor_died": 6, "shares_cut": 0, "learner_died": 0}
     np.testing.assert_array_equal(states.newest[[0, 3, 4]], states.trained[[0, 3, 4]])

@@ -117,7 +117,7 @@ def make_summary():
             "actor_restarts": 0,
             "host_restarts": 0,
             "envs_set_aside": 0,
-            "episodes_lost": 0,
+            "episodes_lost": {},
             "policy_lag": PolicyLag(mean=0.99, max=1, counts={0: 8, 1: 792}),
             "ledger": Ledger(
                 unrolls=Totals(204, 200, 1, {"run_ended": 3}),

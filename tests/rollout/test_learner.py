@@ -52,7 +52,7 @@ class FakeReceiver:
             actor_restarts=5,
             host_restarts=1,
             envs_set_aside=0,
-            episodes_lost=7,
+            episodes_lost={"actor_died": 3, "shares_cut": 4},
         )
 
 
@@ -294,7 +294,9 @@ def test_progress_tells_the_account_of_its_batch_and_what_befell_the_fleet(make_
     (progress,) = make_learner([batch(0), Interrupted(2)]).run()
     told = progress.fleet
     assert told["actor_restarts"] == 5 and told["host_restarts"] == 1
-    assert told["episodes_lost"] == 7 and told["envs_set_aside"] == 0
+    assert told["episodes_lost"] == 7 and told["episodes_lost_shares_cut"] == 3
+    assert told["episodes_lost_shares_cut"] == 4
+    assert told["envs_set_aside"] == 0
     assert told["refused"] == 9, "duplicates are refused as well; what was accepted is not"
     found = {name: told[f"unrolls_{name}"] for name in ("produced", "trained", "in_flight")}
     assert found == {"produced": 9, "trained": 6, "in_flight": 2}

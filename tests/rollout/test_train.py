@@ -164,7 +164,7 @@ def test_run_leaves_an_account_that_balances_and_a_policy(train):
     assert ledger.is_balanced
     assert ledger.unrolls.produced <= 16, "no more than the window allows"
     assert set(ledger.unrolls.dropped) <= {"run_ended"}
-    assert summary.actor_restarts == summary.host_restarts == summary.episodes_lost == 0
+    assert summary.actor_restarts == summary.host_restarts == 0 and not summary.episodes_lost
     assert summary.policy_lag.max == 1
     assert result.interrupted_by is None
     run = RunDirectory.open(result.run_dir)
