@@ -91,6 +91,10 @@ class AccountMachine(RuleBasedStateMachine):
     def of(self, actor: int, place: str) -> list[Made]:
         return [made for made in self.made if made.actor == actor and made.place == place]
 
+    def remember(self):
+        self.observe()
+        self.saved = json.dumps(self.account.state()), [Made(**vars(made)) for made in self.made]
+
     def observe(self):
         for actor, (unrolls, steps) in enumerate(self.page):
             self.account.observe(actor, counts(unrolls), counts(steps))
@@ -110,7 +114,10 @@ class AccountMachine(RuleBasedStateMachine):
     def seal(self, data, times):
         actor = self.some_actor(data)
         for _ in range(times):
-            if self.size[actor] and len(self.of(actor, SENT)) < WINDOW:
+            if not self.size[actor]:
+                self.size[actor] = 4
+                self.account.grant(actor, 4)
+            if len(self.of(actor, SENT)) < WINDOW:
                 self.made.append(Made(actor, self.size[actor]))
                 self.page[actor][UNROLLS] += 1
                 self.page[actor][STEPS] += self.size[actor]
@@ -169,10 +176,10 @@ class AccountMachine(RuleBasedStateMachine):
             self.size += [0] * count
             self.account.add_actors(self.num_actors)
 
+    @precondition(lambda self: any(made.place in (SENT, HELD) for made in self.made))
     @rule()
     def save(self):
-        self.observe()
-        self.saved = json.dumps(self.account.state()), [Made(**vars(made)) for made in self.made]
+        self.remember()
 
     @precondition(lambda self: self.saved is not None)
     @rule(num_actors=st.integers(1, 5))
@@ -188,6 +195,7 @@ class AccountMachine(RuleBasedStateMachine):
         self.account.put_state(state)
         self.welcome(max(num_actors, known))
 
+    @precondition(lambda self: any(made.place in (SENT, HELD) for made in self.made))
     @rule()
     def run_ends(self):
         """And is resumed from what it leaves."""
@@ -200,7 +208,7 @@ class AccountMachine(RuleBasedStateMachine):
             if made.place in (SENT, HELD):
                 made.place = RUN_ENDED
         self.account.drop_held(parts)
-        self.save()
+        self.remember()
         ledger = self.account.ledger(with_actors=True)
         assert ledger.unrolls.in_flight == ledger.steps.in_flight == 0
         self.resume(self.num_actors)
