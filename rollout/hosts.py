@@ -5,10 +5,8 @@ for as long as the run lasts; a host agent that dies is started again under the 
 is this machine's, and its environments go to the others if it came from elsewhere.
 """
 
-import hashlib
 import logging
 import os
-import shlex
 import shutil
 import signal
 import time
@@ -25,10 +23,11 @@ from rollout.cluster import Cluster
 from rollout.envs.errors import EnvError
 from rollout.errors import RunFailed
 from rollout.events import Event, FleetFailed, FleetStopped, Notice, PhaseChanged
-from rollout.failures import MOST_FAILURES, Ending, EnvFailures, Failure, save_failure
+from rollout.failing_envs import FailingEnvs
 from rollout.host_memory import NOWHERE, HostPage
-from rollout.inbox import NO_LIFE, Inbox
-from rollout.supervisor import how_ended, signal_name
+from rollout.inbox import LIVES_PER_AGENT, NO_LIFE, Inbox
+from rollout.published_weights import PublishedWeights
+from rollout.supervisor import how_ended
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +36,6 @@ MOST_LAST_WORDS_S = 2.0  # for all of it, whoever else is talking
 MOST_ACTORS = 1 << 20  # of one host
 DEATH_S = 2.0  # for the processes of a dead agent to end, which the kernel sees to
 MOST_AGENT_RESTARTS = 3  # without an unroll in between
-MOST_VERSIONS = 64  # of the weights, kept for what may have to be explained
-LIVES_PER_AGENT = 1 << 16  # incarnations of an actor under one agent
 
 
 @dataclass
@@ -78,14 +75,13 @@ class Hosts:
     ) -> None:
         self._cluster = cluster
         self._inbox = inbox
-        self._failures_folder = failures_folder
         self._sets_aside = sets_aside
         self._put_event = put_event
         self._watch, self._unwatch, self._drain_unrolls = watch, unwatch, drain_unrolls
         self._hosts: dict[bytes, Host] = {}
-        self._versions: dict[int, bytes] = {}
-        self._failures = EnvFailures()
-        self._ended: dict[int, tuple[control.ActorEnded, int]] = {}  # by actor, and environment
+        plan = cluster.plan
+        self._weights = PublishedWeights(plan.policy_lag if plan.is_lockstep else 0)
+        self._failing = FailingEnvs(plan, inbox.states, self._weights, failures_folder)
         self._agent_lives = 0
         self._unrolls_at_restart = -1
         self._vain_restarts = 0
@@ -111,11 +107,11 @@ class Hosts:
 
     def announce(self, version: int, weights: bytes) -> None:
         """Let all hosts have these weights."""
-        self._versions[version] = weights
+        self._weights.put(version, weights, self._versions_in_use())
         self._inbox.newest_version = max(version, self._inbox.newest_version)
-        self._forget_versions(version)
+        announcement = self._weights.announcement(version)
         for host in self._hosts.values():
-            self._tell_version(host.routing_id, version)
+            self._tell(host.routing_id, announcement)
 
     def stop(self) -> None:
         """End all actors; FleetStopped follows."""
@@ -170,9 +166,15 @@ class Hosts:
 
     def on_actor_hello(self, actor: int, lost: int) -> None:
         """A new life of an actor has begun; `lost` unrolls died with the former one."""
-        ended, env = self._ended.pop(actor, (None, -1))
-        if ended is not None:
-            self._on_env_failure(ended, env, lost)
+        failing = self._failing.settle(actor, lost)
+        if failing is None or failing.env in self.set_aside:
+            return
+        if self._sets_aside and self._inbox.shares.num_envs > 1:
+            self.set_aside.add(failing.env)
+            self._notice(f"{failing.text}; it is set aside")
+            self._inbox.shares.set_aside(failing.env)
+        else:
+            self._fail(failing.text)
 
     def on_end(self, end: int) -> None:
         """A process that was watched has ended."""
@@ -226,8 +228,8 @@ class Hosts:
         cut = self._inbox.shares.cut
         if cut.number:  # its page is new, and the shares to finish before this cut are older
             self._tell(agent, control.Cut(cut.number, cut.first_unroll))
-        for version in sorted(self._versions):
-            self._tell_version(agent, version)
+        for announcement in self._weights.announcements():
+            self._tell(agent, announcement)
         if self._is_stopping:
             self._tell_to_stop(host)
         elif is_local:
@@ -326,7 +328,7 @@ class Hosts:
             self.actor_restarts += len(self.alive.intersection(host.actors))
         self.alive.difference_update(host.actors)
         for actor in host.actors:
-            self._ended.pop(actor, None)
+            self._failing.forget(actor)
             self._inbox.first_incarnation[actor] = NO_LIFE
         del self._hosts[host.routing_id]
         if host.is_local:
@@ -379,7 +381,7 @@ class Hosts:
         is_env_failure = ended.hung_s > 0 or ended.status not in (-signal.SIGKILL, -signal.SIGTERM)
         if share is not None and is_env_failure and 0 <= ended.place < share.num_envs:
             env = int(self._inbox.shares.order[share.first_env + ended.place])
-            self._ended[ended.actor] = ended, env
+            self._failing.suspect(env, ended)
 
     def _on_giving_up(self, message: control.GaveUp) -> None:
         self._notice(f"actor {message.actor} is given up; it first {message.first_error}")
@@ -410,74 +412,14 @@ class Hosts:
             self._notice(f"process {host.pid}: {reason}")
             self._tell_to_stop(host)
 
-    def _on_env_failure(self, ended: control.ActorEnded, env: int, lost: int) -> None:
-        """An actor died while it stepped this environment; the third time at one step is enough.
-
-        If unrolls before that step were lost as well, what it died of can not be replayed yet: the
-        next life begins with them.
-        """
-        unroll_index = int(self._inbox.states.num_unrolls[env])
-        length = self._cluster.plan.schema.unroll_length
-        count = self._failures.record(env, (unroll_index + lost) * length + ended.t)
-        if count < MOST_FAILURES or (lost and count < MOST_FAILURES**2):
-            return
-        failure = self._describe(ended, env, unroll_index, lost)
-        try:
-            file = save_failure(self._failures_folder, failure)
-            move = f"replay it with `rollout replay {shlex.quote(str(file))}`"
-        except RunFailed as error:
-            move = f"no replay file: {error}"
-        text = f"environment {env} failed {count} times at its step {failure.step}: the actor "
-        text += f"{how_ended(ended)}; {move}"
-        if env in self.set_aside:
-            return
-        if self._sets_aside and self._inbox.shares.num_envs > 1:
-            self.set_aside.add(env)
-            self._notice(f"{text}; it is set aside")
-            self._inbox.shares.set_aside(env)
-        else:
-            self._fail(text)
-
-    def _describe(
-        self, ended: control.ActorEnded, env: int, unroll_index: int, lost: int
-    ) -> Failure:
-        """All that is needed to do it again, from the newest state on."""
-        plan = self._cluster.plan
-        version = ended.weights_version
-        if plan.is_lockstep:
-            version = max(0, unroll_index - plan.policy_lag)
-        if version not in self._versions:
-            version = max(self._versions)
-        return Failure(
-            env_id=plan.env_id,
-            env_params=plan.env_params,
-            seed=plan.seed,
-            import_path=plan.import_path,
-            env=env,
-            unroll_index=unroll_index,
-            t=ended.t if lost == 0 else NOWHERE,
-            weights_version=version,
-            network=plan.network,
-            schema=plan.schema,
-            ended=_ending(ended),
-            error=_error(ended),
-            weights=np.frombuffer(self._versions[version], np.float32),
-            env_state=self._inbox.states.newest[env].copy(),
-        )
-
     # Weights
 
     def _on_pull(self, host: Host, version: int) -> None:
         host.newest_pulled = version  # each is sent once: they are large
-        if version in self._versions:
-            self._tell(host.routing_id, control.Weights(version), self._versions[version])
+        if version in self._weights:
+            self._tell(host.routing_id, control.Weights(version), self._weights.get(version))
         else:  # it was announced, but newer ones have taken its place (async)
-            self._tell_version(host.routing_id, max(self._versions))
-
-    def _tell_version(self, agent: bytes, version: int) -> None:
-        weights = self._versions[version]
-        digest = hashlib.sha256(weights).digest()
-        self._tell(agent, control.Announce(version, len(weights), digest))
+            self._tell(host.routing_id, self._weights.announcement(self._weights.newest))
 
     def _tell(self, agent: bytes, message: control.ToAgent, *frames: bytes) -> None:
         try:
@@ -486,20 +428,13 @@ class Hosts:
             if error.errno != zmq.EHOSTUNREACH:  # it is gone; its end is noticed
                 raise
 
-    def _forget_versions(self, newest: int) -> None:
-        """All that nobody can ask for, or have to explain, any more.
-
-        Lockstep on one machine: agents have pulled every version but the newest when an unroll of
-        version - policy_lag is in a batch; two more are kept than can be asked for. Async: whatever
-        an actor may be acting with, or has died of.
-        """
-        oldest = newest - self._cluster.plan.policy_lag - 2
-        in_use = {ended.weights_version for ended, _ in self._ended.values()}
+    def _versions_in_use(self) -> set[int]:
+        """What actors may be acting with, or have died of."""
+        in_use = self._failing.versions
         if not self._cluster.plan.is_lockstep:
             for host in self._hosts.values():
                 in_use.update(np.unique(host.page.slots["version"]).tolist())
-        kept = [v for v in sorted(self._versions) if v >= oldest or v in in_use]
-        self._versions = {v: self._versions[v] for v in kept[-MOST_VERSIONS:]}
+        return in_use
 
     # What people are told
 
@@ -516,22 +451,6 @@ class Hosts:
         if kind not in self._logged:
             self._logged.add(kind)
             log.warning("refused a control message of %s; others like it are only counted", text)
-
-
-def _ending(ended: control.ActorEnded) -> Ending:
-    if ended.hung_s > 0:
-        return "hang"
-    if ended.status < 0:
-        return "signal"
-    return "exception" if ended.error else "exit"
-
-
-def _error(ended: control.ActorEnded) -> str:
-    if ended.hung_s > 0:
-        return f"{ended.hung_s:.1f} s"
-    return ended.error or (
-        signal_name(-ended.status) if ended.status < 0 else f"exit status {ended.status}"
-    )
 
 
 def _arrays(produced: list[int], produced_steps: list[int]) -> tuple[np.ndarray, np.ndarray]:

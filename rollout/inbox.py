@@ -16,6 +16,7 @@ from rollout.ledger import Account
 from rollout.shares import Share, Shares
 from rollout.wire import Header, Kind, Malformed, Verdict, decode_greeting, routing_id
 
+LIVES_PER_AGENT = 1 << 16  # incarnations of an actor under one host agent
 NO_LIFE = 1 << 32  # a first incarnation that no header can reach: of actors that are gone
 
 
@@ -122,6 +123,8 @@ class Inbox:
         first_incarnation = self.first_incarnation.get(header.actor, 0)
         if header.incarnation < max(first_incarnation, known.incarnation if known else 0):
             return Judgement(Verdict.STALE_INCARNATION)
+        if header.incarnation >= first_incarnation + LIVES_PER_AGENT:
+            return Judgement(Verdict.MALFORMED)
         if header.kind == Kind.HELLO:
             return self._judge_hello(header, payload, known)
         if header.kind != Kind.UNROLL or known is None or header.incarnation != known.incarnation:

@@ -1,0 +1,125 @@
+"""Environments in whose steps actors died: who it was, at which step, and when it is enough.
+
+An actor's death says where it was (control.ActorEnded); which step of the environment's life that
+is shows only when its next life has said how many unrolls were lost with the former one.
+"""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rollout.control import ActorEnded
+from rollout.env_states import EnvStates
+from rollout.errors import RunFailed
+from rollout.failures import MOST_FAILURES, Ending, EnvFailures, Failure, save_failure
+from rollout.host_memory import NOWHERE
+from rollout.plan import HostPlan
+from rollout.published_weights import PublishedWeights
+from rollout.supervisor import how_ended, signal_name
+
+
+@dataclass(frozen=True)
+class Failing:
+    """An environment that failed at the same step too often. text: what people are told."""
+
+    env: int
+    text: str
+
+
+class FailingEnvs:
+    """folder: for files from which a failure can be replayed."""
+
+    def __init__(
+        self, plan: HostPlan, states: EnvStates, weights: PublishedWeights, folder: Path
+    ) -> None:
+        self._plan = plan
+        self._states = states
+        self._weights = weights
+        self._folder = folder
+        self._failures = EnvFailures()
+        self._suspects: dict[int, tuple[int, ActorEnded]] = {}  # by actor: environment, and end
+
+    def __repr__(self) -> str:
+        return f"FailingEnvs({self._failures!r}, {len(self._suspects)} suspected)"
+
+    @property
+    def versions(self) -> set[int]:
+        """Of the weights, that may have to be explained."""
+        return {ended.weights_version for _, ended in self._suspects.values()}
+
+    def suspect(self, env: int, ended: ActorEnded) -> None:
+        """An actor died in a step of this environment."""
+        self._suspects[ended.actor] = env, ended
+
+    def forget(self, actor: int) -> None:
+        """Its host is gone, which says nothing of environments."""
+        self._suspects.pop(actor, None)
+
+    def settle(self, actor: int, lost: int) -> Failing | None:
+        """An actor lives again; what it had died of, if that was the last time it may happen.
+
+        If unrolls before that step were lost as well it cannot be replayed yet: the next life
+        begins with them.
+        """
+        env, ended = self._suspects.pop(actor, (NOWHERE, None))
+        if ended is None:
+            return None
+        unroll_index = int(self._states.num_unrolls[env])
+        step = (unroll_index + lost) * self._plan.schema.unroll_length + ended.t
+        count = self._failures.record(env, step)
+        if count < MOST_FAILURES or (lost and count < MOST_FAILURES**2):
+            return None
+        failure = self._describe(ended, env, unroll_index, lost)
+        try:
+            file = save_failure(self._folder, failure)
+            move = f"replay it with `rollout replay {shlex.quote(str(file))}`"
+        except RunFailed as error:
+            move = f"no replay file: {error}"
+        return Failing(
+            env,
+            f"environment {env} failed {count} times at its step {step}: the actor "
+            f"{how_ended(ended)}; {move}",
+        )
+
+    def _describe(self, ended: ActorEnded, env: int, unroll_index: int, lost: int) -> Failure:
+        """All that is needed to do it again, from the newest state on."""
+        plan = self._plan
+        version = ended.weights_version
+        if plan.is_lockstep:
+            version = max(0, unroll_index - plan.policy_lag)
+        if version not in self._weights:
+            version = self._weights.newest
+        return Failure(
+            env_id=plan.env_id,
+            env_params=plan.env_params,
+            seed=plan.seed,
+            import_path=plan.import_path,
+            env=env,
+            unroll_index=unroll_index,
+            t=ended.t if lost == 0 else NOWHERE,
+            weights_version=version,
+            network=plan.network,
+            schema=plan.schema,
+            ended=_ending(ended),
+            error=_error(ended),
+            weights=np.array(self._weights.vector(version)),
+            env_state=self._states.newest[env].copy(),
+        )
+
+
+def _ending(ended: ActorEnded) -> Ending:
+    if ended.hung_s > 0:
+        return "hang"
+    if ended.status < 0:
+        return "signal"
+    return "exception" if ended.error else "exit"
+
+
+def _error(ended: ActorEnded) -> str:
+    if ended.hung_s > 0:
+        return f"{ended.hung_s:.1f} s"
+    return ended.error or (
+        signal_name(-ended.status) if ended.status < 0 else f"exit status {ended.status}"
+    )
