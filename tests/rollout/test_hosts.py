@@ -465,7 +465,7 @@ def test_hello_that_no_agent_of_this_run_says_is_refused(fleet, tmp_path):
             agent.say(hello)
         wait_refused(fleet, 1 + 2 * len(hellos))
         assert fleet.everything() == before
-        assert num_descriptors() == descriptors
+        assert num_descriptors() <= descriptors  # what earlier tests left may be closed meanwhile
         assert len(fleet.receiver._hosts._hosts) == 1
         assert fleet.events() == []
         agent.join()  # and its own is taken
