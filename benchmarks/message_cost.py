@@ -2,9 +2,9 @@
 
 Processor time of an actor's end (header, crc32, ZeroMQ, credit) and of the learner's (ZeroMQ,
 verdict, checks, copies into the batch), in two processes as in a run, per env step. Four actors,
-CartPole's own unrolls. Baselines in the same run: ZeroMQ alone, with the same bytes and the same
-window, which neither checks nor copies into a batch; and arrays pickled through a
-multiprocessing.Pipe.
+CartPole's own unrolls; the same one again and again, but for the states behind it, which have to
+go on. Baselines in the same run: ZeroMQ alone, with the same bytes and the same window, which
+neither checks nor copies into a batch; and arrays pickled through a multiprocessing.Pipe.
 """
 
 import multiprocessing
@@ -20,15 +20,20 @@ import numpy as np
 import zmq
 
 from rollout.acting import UnrollActor
+from rollout.assembler import LockstepAssembler
 from rollout.cluster import Cluster, make_plan
+from rollout.env_states import EnvStates
 from rollout.envs import Envs, find_env
+from rollout.envs.philox import CLOCK
 from rollout.experiment import Experiment
 from rollout.inbox import Inbox
 from rollout.learners.network import initial_parameters
 from rollout.learners.unroll import COLUMNS, Batch, Unroll
+from rollout.ledger import Account
 from rollout.outbox import Outbox
 from rollout.plan import HostPlan
 from rollout.receiver import MOST_AT_ONCE, Receiver
+from rollout.shares import Shares
 from rollout.wire import ActorTimes
 
 OURS = "rollout"
@@ -43,7 +48,7 @@ AHEAD = 2  # batches that actors may be ahead of the learner
 class ClusterWithoutAgent(Cluster):
     """A run's sockets; the actors are ours."""
 
-    def _start_agent(self, log: Path) -> subprocess.Popen[bytes]:
+    def _start_agent(self, plan: HostPlan) -> subprocess.Popen[bytes]:
         return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
@@ -82,27 +87,54 @@ def serve_rounds(send_round: Callable[[], None], pipe) -> None:
         pipe.send(time.process_time() - before)
 
 
-def run_outboxes(
-    pipe, ahead, plan: HostPlan, payload: bytes, num_finals: int, num_episodes: int
-) -> None:
+class Sender:
+    """One actor: its outbox, and an unroll of which only the states change."""
+
+    def __init__(self, plan: HostPlan, actor: int, payload: bytes, counts: tuple[int, int]) -> None:
+        self._outbox = Outbox(plan, actor, 0)
+        share = self._outbox.wait_assignment((0, 0))
+        self._policy_lag, self._counts = plan.policy_lag, counts
+        self._payload = memoryview(bytearray(payload))
+        unroll = Unroll.view(plan.schema, self._payload, share.num_envs, *counts)
+        states = np.frombuffer(share.states, np.uint8)
+        unroll.env_state[:] = states.reshape(unroll.env_state.shape)
+        clocks = np.ndarray(
+            share.num_envs, CLOCK, unroll.env_state, strides=(states.size // share.num_envs,)
+        )
+        self._episode, self._t = clocks["episode"], clocks["t"]
+        ended = unroll.terminated | unroll.truncated
+        self._num_ends = np.count_nonzero(ended, axis=0).astype(np.uint32)
+        # Steps by which a clock goes on where nothing ends; where something does it says the same.
+        self._steps = np.where(ended.any(axis=0), 0, len(ended)).astype(np.uint32)
+        self._t[:] = np.where(ended.any(axis=0), ended[::-1].argmax(axis=0), self._t)
+
+    def send(self, unroll_index: int) -> None:
+        self._outbox.wait_credit()
+        self._episode += self._num_ends
+        self._t += self._steps
+        version = max(0, unroll_index - self._policy_lag)
+        self._outbox.send(self._payload, unroll_index, version, *self._counts, ActorTimes(0, 0, 0))
+
+    def close(self) -> None:
+        self._outbox.close()
+
+
+def run_outboxes(pipe, ahead, plan: HostPlan, payload: bytes, *counts: int) -> None:
     """ahead: a semaphore in place of weights, without which actors do not run ahead."""
-    outboxes = [Outbox(plan, actor, 0) for actor in range(NUM_ACTORS)]
+    num_finals, num_episodes = counts
+    senders = [Sender(plan, a, payload, (num_finals, num_episodes)) for a in range(NUM_ACTORS)]
     unroll_index = 0
-    for outbox in outboxes:
-        outbox.wait_welcome()
-    view = memoryview(payload)
 
     def send_round() -> None:
         nonlocal unroll_index
         ahead.acquire()
-        for outbox in outboxes:
-            outbox.wait_credit()
-            outbox.send(view, unroll_index, num_finals, num_episodes, ActorTimes(0, 0, 0))
+        for sender in senders:
+            sender.send(unroll_index)
         unroll_index += 1
 
     serve_rounds(send_round, pipe)
-    for outbox in outboxes:
-        outbox.close()
+    for sender in senders:
+        sender.close()
 
 
 def run_raw(pipe, endpoint: str, window: int, payload: bytes) -> None:
@@ -170,6 +202,25 @@ def check(batch: Batch, plan: HostPlan, payload: bytes, counts: tuple[int, int])
                 getattr(batch, name)[:, columns], getattr(unroll, name), err_msg=name
             )
     assert len(batch.episode_t) == NUM_ACTORS * counts[1]
+    assert batch.env.tolist() == list(range(plan.num_envs))
+
+
+def make_inbox(plan: HostPlan) -> Inbox:
+    """A learner's, to which the host agent has said that its actors are there."""
+    inbox = Inbox(
+        run=plan.run,
+        schema=plan.schema,
+        num_actions=plan.network.num_actions,
+        policy_lag=plan.policy_lag,
+        shares=Shares(plan.num_envs, 0, is_lockstep=True),
+        states=EnvStates(plan.num_envs, plan.schema.state_bytes, plan.seed),
+        account=Account(plan.window),
+    )
+    inbox.num_actors = NUM_ACTORS
+    inbox.account.add_actors(NUM_ACTORS)
+    inbox.shares.join(range(NUM_ACTORS))
+    inbox.newest_version = 2**62  # no weights are published here
+    return inbox
 
 
 def measure(num_envs: int, unroll_length: int, folder: Path) -> dict[str, harness.Measurement]:
@@ -178,17 +229,16 @@ def measure(num_envs: int, unroll_length: int, folder: Path) -> dict[str, harnes
     payload, *tails = act_one(plan)
     counts = (tails[0], tails[1])
     cluster = ClusterWithoutAgent(plan, folder / "log")
-    inbox = Inbox(plan.run, plan.schema, plan.num_envs, NUM_ACTORS, 2, plan.policy_lag)
-    inbox.newest_version = 2**63  # no weights are published here
     # A batch is given back when the receiver's thread next looks, which may be some rounds later.
     spare = MOST_AT_ONCE // NUM_ACTORS
     batches = [Batch(plan.schema, plan.num_envs) for _ in range(AHEAD + spare + 1)]
     ahead = multiprocessing.get_context("spawn").Semaphore(AHEAD)
-    receiver = Receiver(cluster, inbox, batches, queue.SimpleQueue())
+    assembler = LockstepAssembler(batches)
+    receiver = Receiver(cluster, make_inbox(plan), assembler, queue.SimpleQueue(), folder)
 
     def receive_batch() -> Batch:
         batch = receiver.events.get(timeout=30).batch  # type: ignore[union-attr]
-        receiver.recycle(batch)
+        receiver.trained(batch)
         ahead.release()
         return batch
 
