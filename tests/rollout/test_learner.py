@@ -294,7 +294,7 @@ def test_progress_tells_the_account_of_its_batch_and_what_befell_the_fleet(make_
     (progress,) = make_learner([batch(0), Interrupted(2)]).run()
     told = progress.fleet
     assert told["actor_restarts"] == 5 and told["host_restarts"] == 1
-    assert told["episodes_lost"] == 7 and told["episodes_lost_shares_cut"] == 3
+    assert told["episodes_lost"] == 7
     assert told["episodes_lost_shares_cut"] == 4
     assert told["envs_set_aside"] == 0
     assert told["refused"] == 9, "duplicates are refused as well; what was accepted is not"
