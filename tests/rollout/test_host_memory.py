@@ -102,6 +102,15 @@ def test_cut_sends_home_even_where_the_version_is_there(page):
     assert not page.wait_version(0, cut=0, unroll=0)
 
 
+def test_share_of_two_cuts_ago_is_over_wherever_the_newest_cut_begins(page):
+    """Who was slow sees only the newest: the one between was over before that was told."""
+    page.publish(100)
+    page.publish_cut(4, 5)
+    page.publish_cut(5, 9)
+    assert not page.wait_version(4, cut=3, unroll=5)
+    assert page.wait_version(4, cut=4, unroll=5)
+
+
 STRESS = """
 import os, sys, tempfile
 from pathlib import Path
