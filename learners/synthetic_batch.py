@@ -39,6 +39,7 @@ def make_synthetic_batch(
         truncated=truncated,
         behavior_log_prob=behavior_log_prob,
         value=value,
+        env_state=np.zeros((num_envs, 0), np.uint8),
         final_t=final_t,
         final_env=final_env,
         final_observation=final_observation,
@@ -49,7 +50,7 @@ def make_synthetic_batch(
         episode_length=np.full(len(episode_t), 100, np.int32),
     )
     batch = Batch(schema, num_envs, allocate)
-    batch.put(unroll, first_env=0, weights_version=0)
+    batch.put(unroll, 0, np.arange(num_envs), weights_version=0)
     batch.seal()
     return batch
 

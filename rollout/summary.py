@@ -68,7 +68,10 @@ class Summary:
         mean = self.episode_return_mean
         if mean is not None and not math.isfinite(mean):  # JSON has no such numbers
             mean = None
-        return asdict(self) | {"ledger": self.ledger.as_dict(), "episode_return_mean": mean}
+        lag = asdict(self.policy_lag)
+        lag["counts"] = {str(version): n for version, n in self.policy_lag.counts.items()}
+        others = {"ledger": self.ledger.as_dict(), "policy_lag": lag, "episode_return_mean": mean}
+        return asdict(self) | others
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Summary":

@@ -119,7 +119,7 @@ class FakeLearner:
         if header.kind == wire.Kind.HELLO:
             self.hellos.append((header.actor, header.incarnation))
             number = int(self.states.num_unrolls[envs[0]])
-            states = self.states.give(envs)
+            states = self.states.give(envs, cut=1)
             reply = wire.Reply(wire.Answer.WELCOME, run, number, 1, int(envs[0]), len(envs))
             self.unrolls.send_multipart((sender, wire.encode_reply(reply, states), states))
             return

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.host_memory import NOWHERE, HostPage, Moment, Slot, WeightsFiles
+from rollout.host_memory import FADING, NOWHERE, HostPage, Moment, Slot, WeightsFiles
 from rollout.processes import futex_wait
 
 
@@ -284,14 +284,14 @@ def test_dead_actor_leaves_where_it_was_and_the_next_life_is_nowhere(page):
     assert page.end_life(0) == Moment(NOWHERE, 0)
 
 
-def test_longest_unroll_is_kept(page, monkeypatch):
+def test_longest_unroll_is_kept_and_fades(page, monkeypatch):
     times = iter([100, 150, 200, 900, 1000, 1010])
     monkeypatch.setattr("rollout.host_memory.time.monotonic_ns", lambda: next(times))
     slot = Slot(page, 0)
     for _ in range(3):
         slot.begin(0)
         slot.count(1)
-    assert page.slots["longest_ns"].tolist() == [700, 0, 0]
+    assert page.slots["longest_ns"].tolist() == [int(700 * FADING), 0, 0]
 
 
 KILLER = """

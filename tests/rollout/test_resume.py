@@ -126,9 +126,10 @@ def test_what_a_refusal_tells_to_type_is_taken(make_resumable):
 
 def test_change_that_is_named_is_taken_and_told(make_resumable):
     run = make_resumable()
-    resumption = plan_resume(run, ["algorithm={gamma = 0.9, learning_rate = 0.1}", "seed=3"])
+    named = ["algorithm={gamma = 0.9, learning_rate = 0.1}", "stop.env_steps=77"]
+    resumption = plan_resume(run, named)
     assert {key: str(change) for key, change in resumption.changes.items()} == {
-        "seed": "0 there, 3 now",
+        "stop.env_steps": "1000 there, 77 now",
         "algorithm.learning_rate": "0.00025 there, 0.1 now",
         "algorithm.gamma": "0.99 there, 0.9 now",
     }

@@ -38,7 +38,7 @@ def test_keys_are_exactly_those_of_the_contract(make_summary):
     assert list(shown["ledger"]) == [*account, "steps", "actors"]
     assert list(shown["ledger"]["steps"]) == account
     assert [list(actor) for actor in shown["ledger"]["actors"]] == [account] * 2
-    assert shown["policy_lag"] == {"mean": 0.99, "max": 1, "counts": {0: 8, 1: 792}}
+    assert shown["policy_lag"] == {"mean": 0.99, "max": 1, "counts": {"0": 8, "1": 792}}
 
 
 def test_summary_read_back_from_json_is_the_same(make_summary):
