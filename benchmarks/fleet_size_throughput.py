@@ -19,8 +19,8 @@ from rollout.summary import Summary
 CONFIG = Path(__file__).parent.parent / "configs" / "cartpole_throughput.toml"
 NUM_ENVS = 16_000
 FLEETS = (2, 1000)
-UPDATES = 8
-REPEATS = 3
+UPDATES = 6
+REPEATS = 2
 WANTED_RATIO = 0.7
 
 
