@@ -92,8 +92,15 @@ def test_no_process_grows_while_actors_are_killed_all_the_time(start, places, mo
 def watched(places, spared: int) -> dict[str, int]:
     (learner,) = places.pids("rollout-learner")
     (agent,) = places.pids("rollout-host")
-    (template,) = places.pids("rollout-templ")
+    # An actor bears the template's name for a moment, but not its parent's number.
+    (template,) = (pid for pid in places.pids("rollout-templ") if parent_of(pid) == agent)
     return {"learner": learner, "agent": agent, "template": template, "actor": spared}
+
+
+def parent_of(pid: int) -> int:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def growth_bytes(sizes: list[int]) -> int:
