@@ -172,7 +172,7 @@ def _load_acting_kernels(
     observation, *_ = buffer.kernel_arguments()
     examples = {
         "act_unroll": (
-            *Envs(env, 2, 0, jit=jit).kernel_arguments(),
+            *Envs(env, 2, 0, jit=jit, begin=False).kernel_arguments(),
             weights,
             *work,
             workspace.uniforms,

@@ -158,15 +158,13 @@ def _finished(directory: RunDirectory, resumption: Resumption) -> Summary | None
     mean, episodes = state["episode_return_mean"], len(resumption.checkpoint.arrays["last_returns"])
     if stop_reason(stop, mean, episodes, state["env_steps"], state["wall_s"]) is None:
         return None
-    content = directory.read_summary()
-    if content is None:  # it died when all was done but this
-        summary = summary_of(resumption.experiment, resumption.checkpoint)
-        directory.write_summary(summary)
-        return summary
-    try:
-        return Summary.from_dict(content)
-    except ValueError as error:
-        raise OperatorError(f"{directory.summary}: {error}") from error
+    with contextlib.suppress(OperatorError, ValueError):  # damaged: as good as none
+        content = directory.read_summary()
+        if content is not None:
+            return Summary.from_dict(content)
+    summary = summary_of(resumption.experiment, resumption.checkpoint)
+    directory.write_summary(summary)
+    return summary
 
 
 def _begin_resume(directory: RunDirectory, resumption: Resumption, view: View) -> None:
@@ -174,7 +172,8 @@ def _begin_resume(directory: RunDirectory, resumption: Resumption, view: View) -
     begin_resume(directory, resumption)
     directory.summary.unlink(missing_ok=True)
     update = resumption.checkpoint.update
-    cut_to(directory.order, update)
+    if resumption.experiment.fleet.mode == "async" and not cut_to(directory.order, update):
+        view.notice(f"{directory.order} lacks updates: this run cannot be replayed any more")
     view.notice(f"going on from {resumption.checkpoint.path.name}")
     if resumption.warning:
         view.notice(resumption.warning)

@@ -130,7 +130,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     with contextlib.suppress(FileNotFoundError):
         for path in folder.iterdir():
             digits = path.name.removeprefix(_PREFIX).removesuffix(_REPLACEMENT)
-            if path.name.startswith(_PREFIX) and digits.isascii() and digits.isdigit():
+            is_named = path.name.startswith(_PREFIX) and digits.isascii() and digits.isdigit()
+            if is_named and path.is_dir():
                 numbered.append((int(digits), path.name, path))
     return [path for *_, path in sorted(numbered)]
 
@@ -289,7 +290,7 @@ def _hide(path: Path) -> None:
 def _tidy_up(folder: Path) -> None:
     """Give replacements the place of what they replace, and remove what nobody is to see."""
     for path in folder.iterdir():
-        if path.name.startswith((".partial-", ".old-")):
+        if path.name.startswith((".partial-", ".old-")) and path.is_dir():
             shutil.rmtree(path)
     for path in list(folder.glob(f"{_PREFIX}*{_REPLACEMENT}")):
         place = path.with_name(path.name.removesuffix(_REPLACEMENT))

@@ -74,7 +74,7 @@ class FailingEnvs:
         failure = self._describe(ended, env, unroll_index, lost)
         try:
             file = save_failure(self._folder, failure)
-            move = f"replay it with `rollout replay {shlex.quote(str(file))}`"
+            move = f"`rollout replay {shlex.quote(str(file))} --python` shows where"
         except RunFailed as error:
             move = f"no replay file: {error}"
         return Failing(

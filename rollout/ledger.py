@@ -195,12 +195,15 @@ class Account:
             [self._totals(UNROLLS, slice(a, a + 1), produced, in_flight) for a in actors],
         )
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it: whoever goes on from there has nothing in flight."""
+    def state(self, reason: str = LEARNER_DIED) -> dict[str, Any]:
+        """What a checkpoint keeps of it: whoever goes on from there has nothing in flight.
+
+        reason: why what is in flight now will not be trained on then.
+        """
         produced, trained = self._before + self._now, self._trained
         dropped = {reason: array.copy() for reason, array in self._dropped.items()}
         lost = produced - trained - sum(dropped.values()) - self._unexplained
-        dropped[LEARNER_DIED] += lost
+        dropped[reason] += lost
         arrays = {"produced": produced, "trained": trained, "unexplained": self._unexplained}
         return {
             **{name: array.tolist() for name, array in arrays.items()},

@@ -83,12 +83,14 @@ def parts_of(env: np.ndarray, weights_version: np.ndarray) -> list[list[int]]:
     return np.stack([env[first], length, weights_version[first]], axis=1).tolist()
 
 
-def cut_to(path: Path, update: int) -> None:
+def cut_to(path: Path, update: int) -> bool:
     """Take the orders of `update` and later ones off the end, and a torn line; in one step.
 
-    For a run that is resumed from the checkpoint of `update`. Raises RunFailed.
+    For a run that is resumed from the checkpoint of `update`. Returns whether the order before it
+    is there. Raises RunFailed.
     """
-    cut_lines(path, update - 1)
+    last = cut_lines(path, update - 1)
+    return update == 0 or (last is not None and last.get("update") == update - 1)
 
 
 def read_order(path: str | os.PathLike[str]) -> Iterator[Order]:

@@ -25,7 +25,7 @@ from rollout.events import Event, FleetFailed
 from rollout.hosts import Hosts
 from rollout.inbox import Inbox, Judgement
 from rollout.learners.unroll import Batch
-from rollout.ledger import Ledger
+from rollout.ledger import LEARNER_DIED, RUN_ENDED, Ledger
 from rollout.shares import Share
 from rollout.wire import (
     Answer,
@@ -150,9 +150,9 @@ class Receiver:
         """The account of a fleet that has stopped: what was not trained on will never be."""
         return self._ask(self._end_account)
 
-    def snapshot(self) -> Snapshot:
-        """What a checkpoint needs."""
-        return self._ask(self._snapshot)
+    def snapshot(self, is_last: bool = False) -> Snapshot:
+        """What a checkpoint needs. is_last: the run ends with it."""
+        return self._ask(lambda: self._snapshot(RUN_ENDED if is_last else LEARNER_DIED))
 
     def close(self) -> None:
         """End the thread."""
@@ -328,13 +328,13 @@ class Receiver:
         self._inbox.account.drop_held(self._assembler.held())
         return self._ledger(with_actors=True)
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self, reason: str) -> Snapshot:
         self._hosts.observe()
         states = self._inbox.states
         return Snapshot(
             env_state=states.trained.copy(),
             env_unrolls=states.num_trained.copy(),
-            account=self._inbox.account.state(),
+            account=self._inbox.account.state(reason),
             set_aside=sorted(self._hosts.set_aside),
             episodes_lost=dict(states.episodes_lost),
         )

@@ -1,6 +1,7 @@
 """What a run leaves besides metrics: checkpoints on its way, a summary at its end."""
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -65,10 +66,14 @@ class CheckpointSaver:
         if is_bad_input or self._saved_update == self._learner.update:
             return
         try:
-            self.save()
+            self.save(is_last=True)
         except RunFailed as error:
             if kind is None:
-                raise
+                run = shlex.quote(str(self._directory.path))
+                raise RunFailed(
+                    f"{error}; mend that, and `rollout train --resume {run}` goes on from the "
+                    "newest one that is whole"
+                ) from error
             log.error("%s", error)  # what ends the run says more
 
     def save_if_due(self) -> None:
@@ -92,10 +97,10 @@ class CheckpointSaver:
         is_many = settings.every_updates is not None and updates >= settings.every_updates
         return is_many or now - self._saved_at >= 60 * settings.every_minutes
 
-    def save(self) -> None:
-        """Write one now. Raises RunFailed."""
+    def save(self, is_last: bool = False) -> None:
+        """Write one now. is_last: the run ends with it. Raises RunFailed."""
         learner, network = self._learner, self._algorithm.network
-        snapshot = self._receiver.snapshot()
+        snapshot = self._receiver.snapshot(is_last)
         arrays, state = learner.state()
         algorithm = {
             f"{ALGORITHM}{name}": np.atleast_1d(tensor.detach().cpu().numpy())

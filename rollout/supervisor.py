@@ -20,10 +20,8 @@ UNMEASURED_LIMIT_S = 600.0  # before there was one: the first may have to load a
 LOOK_S = 0.5  # between two looks for actors that hang
 MOST_PER_LOOK_NS = 1_000_000_000  # what counts of the time between two looks, see HangWatch
 
-HINTS = {
-    int(signal.SIGSEGV): "its environment probably wrote outside an array: "
-    "run it in plain Python with Envs(…, jit=False)",
-}
+OUT_OF_BOUNDS = "an environment probably wrote outside an array"
+HINTS = {int(number): OUT_OF_BOUNDS for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)}
 
 
 def how_ended(ended: ActorEnded) -> str:

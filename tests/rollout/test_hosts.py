@@ -256,7 +256,7 @@ def test_actors_of_a_dead_agent_are_heard_no_more(fleet):
         ({"status": 1, "error": "ValueError: no pole"}, "ended with status 1: ValueError: no pole"),
         ({"status": 0}, "ended with status 0"),
         ({"status": -9}, "was killed by SIGKILL"),
-        ({"status": -11}, "was killed by SIGSEGV: its environment probably wrote outside"),
+        ({"status": -11}, "was killed by SIGSEGV: an environment probably wrote outside"),
         ({"status": -40}, "was killed by signal 40"),
         ({"status": -(2**62)}, f"was killed by signal {2**62}"),
         ({"status": -9, "hung_s": 12.34}, "hung for 12.3 s and was killed"),

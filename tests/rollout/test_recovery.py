@@ -313,7 +313,7 @@ def test_environment_that_raises_ends_the_run_the_third_time_with_a_file_that_re
     assert f"environment 5 failed 3 times at its step {at}" in said, said
     assert "step went wrong" in said and "Traceback" not in said
     file = Path("run/failures") / f"env-5-step-{at}.safetensors"
-    assert f"`rollout replay {file}`" in said
+    assert f"`rollout replay {file} --python`" in said
     done = replay(tmp_path, str(file))
     assert done.returncode == 1, done.stderr
     assert "It failed again, in the same way." in done.stdout

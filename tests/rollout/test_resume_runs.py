@@ -114,7 +114,7 @@ def test_run_whose_learner_is_killed_goes_on_to_the_same_result(begin, start, pl
 def test_learner_that_is_killed_before_its_first_update_can_go_on(begin, start, places):
     """There is no checkpoint to go on from, which is said."""
     command = begin()
-    wait_until((command.run / "config.toml").exists, 60, "run directory")
+    places.wait_pids("rollout-templ")  # so the agent knows what it has to tidy up
     os.kill(command.process.pid, signal.SIGKILL)
     command.wait()
     again = start.again()

@@ -294,5 +294,7 @@ def test_end_of_an_actor_is_told_in_words(status, error, hung_s, text):
 
 
 def test_crash_comes_with_advice():
-    ended = ActorEnded(0, 0, 1, -signal.SIGSEGV, "", 0.0, 0, 0, 0)
-    assert "was killed by SIGSEGV: " in how_ended(ended) and "jit=False" in how_ended(ended)
+    for number in (signal.SIGSEGV, signal.SIGABRT):  # of either, as the allocator notices
+        ended = ActorEnded(0, 0, 1, -number, "", 0.0, 0, 0, 0)
+        wanted = f"was killed by {number.name}: an environment probably wrote outside an array"
+        assert how_ended(ended) == wanted
