@@ -128,7 +128,8 @@ class Run:
                 for progress in learner.run():
                     metrics.write(progress)
                     view.write(progress)
-                    saver.save_if_due()
+                    if progress.stop_reason is None:  # else the last one follows anyway
+                        saver.save_if_due()
                     if metrics.trouble not in (None, trouble):
                         view.notice(f"{metrics.trouble}; training goes on")
                     trouble = metrics.trouble

@@ -228,6 +228,17 @@ def test_leftovers_of_a_killed_writer_are_neither_listed_nor_kept(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["update-00000001", "update-00000002"]
 
 
+def test_what_is_no_checkpoint_is_left_alone_and_in_nobodys_way(tmp_path):
+    save(tmp_path, 1)
+    strangers = [tmp_path / name for name in ("update-99999999", ".old-update-1", "notes")]
+    for stranger in strangers:
+        stranger.write_text("mine")
+    for update in (2, 3):
+        save(tmp_path, update, keep=1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["update-00000003"]
+    assert all(stranger.read_text() == "mine" for stranger in strangers)
+
+
 def test_writing_that_fails_leaves_the_checkpoints_there_were(tmp_path, monkeypatch):
     save(tmp_path, 1)
 

@@ -231,15 +231,20 @@ def test_finished_run_says_so_and_nothing_of_it_changes(begin, start, places):
     places.assert_gone()
 
 
-def test_run_that_died_when_all_was_done_but_its_summary_gets_one(begin, start, places):
+@pytest.mark.parametrize("left", [None, b"", b'{"ledger": 3}'])
+def test_run_that_died_when_all_was_done_but_its_summary_gets_one(begin, start, places, left):
     command = begin(updates=100)
     assert command.wait() == 0
     digest = digest_of(command)
     (command.run / "summary.json").unlink()
+    if left is not None:
+        (command.run / "summary.json").write_bytes(left)
     again = start.again()
     assert again.wait() == 0, again.said()
     assert_whole(again, 100)
     assert digest_of(again) == digest
+    dropped = json.loads((again.run / "summary.json").read_bytes())["ledger"]["dropped"]
+    assert "learner_died" not in dropped, "it ended, and died of nothing"
 
 
 # Changed
