@@ -1,6 +1,6 @@
 /* CartPole-v1 as one would write it in C: the yardstick of env_step_throughput.py.
  *
- * The same arithmetic, records and random numbers as envs/cartpole.py and envs/philox.py, so that both can be
+ * The same arithmetic, records and random numbers as envs/classic/cartpole.py and envs/philox.py, so that both can be
  * compared bit for bit (when compiled with -ffp-contract=off: Numba rounds each product, too).
  */
 

@@ -12,8 +12,8 @@ from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
 
 BUNDLED = {
-    "CartPole-v1": "rollout.envs.cartpole:CartPole",
-    "Counting-v0": "rollout.envs.counting:Counting",
+    "CartPole-v1": "rollout.envs.classic.cartpole:CartPole",
+    "Counting-v0": "rollout.envs.diagnostic.counting:Counting",
 }
 
 

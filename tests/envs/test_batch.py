@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.envs import CompiledEnv, EnvError, Envs, Outcome, find_env, philox
-from rollout.envs.cartpole import CartPole
-from rollout.envs.counting import Counting
+from rollout.envs.classic.cartpole import CartPole
+from rollout.envs.diagnostic.counting import Counting
 from rollout.envs.records import RecordsView
 from tests.envs.nasty import Nasty, Pixels
 

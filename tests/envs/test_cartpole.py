@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rollout.envs import Envs, Outcome
-from rollout.envs.cartpole import THETA_LIMIT, X_LIMIT, CartPole
+from rollout.envs.classic.cartpole import THETA_LIMIT, X_LIMIT, CartPole
 
 FIELDS = ("x", "x_dot", "theta", "theta_dot")
 LIMIT = 500

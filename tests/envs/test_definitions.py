@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.envs import CompiledEnv, EnvError
-from rollout.envs.cartpole import CartPole
-from rollout.envs.counting import Counting
+from rollout.envs.classic.cartpole import CartPole
+from rollout.envs.diagnostic.counting import Counting
 
 GOOD = {
     "state": np.dtype([("x", "f8")]),

@@ -1,13 +1,13 @@
 import pytest
 
 from rollout.envs import BUNDLED, CompiledEnv, EnvError, find_env
-from rollout.envs.cartpole import CartPole
+from rollout.envs.classic.cartpole import CartPole
 
 DEFINITION = """
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from rollout.envs import CompiledEnv
-from rollout.envs.counting import Counting
+from rollout.envs.diagnostic.counting import Counting
 
 
 class Mine(Counting):
@@ -37,7 +37,7 @@ def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
     (package / "two.py").write_text(DEFINITION)
     assert find_env("registry_one:Mine").__module__ == "registry_one"
     assert find_env("registry_package.inner.two:Mine").__name__ == "Mine"
-    assert find_env("rollout.envs.cartpole:CartPole") is CartPole
+    assert find_env("rollout.envs.classic.cartpole:CartPole") is CartPole
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
         ("no_such_module:Name", "no module 'no_such_module'"),
         ("no_such.module:Name", "no module 'no_such'"),
         ("rollout.envs.nothing:Name", "no module 'rollout.envs.nothing'"),
-        ("rollout.envs.cartpole:Cartpole", "rollout.envs.cartpole has no 'Cartpole'"),
-        ("rollout.envs.cartpole:TAU", "is 0.02; wanted a subclass of rollout.envs.CompiledEnv"),
-        ("rollout.envs.cartpole:math", "wanted a subclass of rollout.envs.CompiledEnv"),
+        ("rollout.envs.classic.cartpole:Cartpole", "rollout.envs.classic.cartpole has no 'Cartpole'"),
+        ("rollout.envs.classic.cartpole:TAU", "is 0.02; wanted a subclass of rollout.envs.CompiledEnv"),
+        ("rollout.envs.classic.cartpole:math", "wanted a subclass of rollout.envs.CompiledEnv"),
         ("..relative:Name", "'..relative:Name'"),
     ],
 )

@@ -19,7 +19,7 @@ import pytest
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.envs import find_env
 from rollout.envs.batch import state_bytes
-from rollout.envs.cartpole import CartPole
+from rollout.envs.classic.cartpole import CartPole
 from rollout.experiment import Experiment
 from rollout.learners.network import initial_parameters, make_mlp
 from rollout.learners.unroll import Unroll, UnrollSchema

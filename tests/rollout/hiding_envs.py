@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rollout.envs.counting import Counting
+from rollout.envs.diagnostic.counting import Counting
 
 
 class Hiding(Counting):

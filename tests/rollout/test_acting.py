@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from rollout.acting import UnrollActor, Workspace, load_acting_kernels, read_only
 from rollout.envs import EnvError, Envs, Outcome, philox
-from rollout.envs.cartpole import CartPole
-from rollout.envs.counting import Counting
+from rollout.envs.classic.cartpole import CartPole
+from rollout.envs.diagnostic.counting import Counting
 from rollout.learners.network import NetworkSpec, initial_parameters, make_mlp
 from rollout.learners.unroll import COLUMNS, TAILS, Unroll
 from rollout.policy_kernel import BLOCK

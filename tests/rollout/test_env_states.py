@@ -11,8 +11,8 @@ from rollout.acting import UnrollActor, read_only
 from rollout.env_states import EnvStates
 from rollout.envs import Envs
 from rollout.envs.batch import state_bytes
-from rollout.envs.cartpole import CartPole
-from rollout.envs.counting import Counting
+from rollout.envs.classic.cartpole import CartPole
+from rollout.envs.diagnostic.counting import Counting
 from rollout.envs.philox import CLOCK
 from rollout.learners.network import make_mlp
 from rollout.learners.unroll import Batch, Unroll, UnrollSchema

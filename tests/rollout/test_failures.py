@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rollout import failures
 from rollout.envs import Envs
-from rollout.envs.cartpole import CartPole
+from rollout.envs.classic.cartpole import CartPole
 from rollout.errors import OperatorError, RunFailed
 from rollout.failures import EnvFailures, Failure, load_failure, save_failure
 from rollout.learners.network import Columns, Dense, initial_parameters, make_mlp

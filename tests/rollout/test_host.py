@@ -577,7 +577,7 @@ def test_environment_that_does_not_prepare_is_told_of_and_not_tried_again(start,
 
 SHORT = """
 import os
-from rollout.envs.cartpole import CartPole
+from rollout.envs.classic.cartpole import CartPole
 class Short(CartPole): ...
 fork, calls = os.fork, []
 def fork_or_fail():
@@ -607,7 +607,7 @@ def test_actor_that_cannot_be_forked_is_tried_again_and_others_live_on(
 
 HELPED = """
 import subprocess
-from rollout.envs.cartpole import CartPole
+from rollout.envs.classic.cartpole import CartPole
 helper = subprocess.Popen(["sleep", "1000"])
 class Helped(CartPole): ...
 """

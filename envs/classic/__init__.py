@@ -1,0 +1,1 @@
+"""Classic control, equal to Gymnasium's, transition by transition."""

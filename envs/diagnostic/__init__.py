@@ -1,0 +1,1 @@
+"""Environments that test or measure: counting, memory, slow steps."""
