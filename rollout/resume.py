@@ -77,7 +77,8 @@ def plan_resume(run: RunDirectory, overrides: Iterable[str] = ()) -> Resumption:
     checkpoint = load_newest(run)
     resolved = resolve(run.config, overrides)
     changes = _differences(checkpoint.experiment, resolved.experiment)
-    _refuse_the_impossible(run, checkpoint, changes)
+    resumption = Resumption(resolved.experiment, checkpoint, changes)
+    _refuse_the_impossible(run, resumption)
     curve = {*_values(checkpoint.experiment.curve), *_values(resolved.experiment.curve)}
     silent = {
         key: change
@@ -86,7 +87,7 @@ def plan_resume(run: RunDirectory, overrides: Iterable[str] = ()) -> Resumption:
     }
     if silent:
         raise OperatorError(_silent_changes(run, checkpoint, silent))
-    return Resumption(resolved.experiment, checkpoint, changes)
+    return resumption
 
 
 def begin_resume(run: RunDirectory, resumption: Resumption) -> None:
@@ -105,9 +106,8 @@ def _differences(before: Experiment, now: Experiment) -> dict[str, Change]:
     return {key: change for key, change in changes.items() if change.before != change.now}
 
 
-def _refuse_the_impossible(
-    run: RunDirectory, checkpoint: Checkpoint, changes: Mapping[str, Change]
-) -> None:
+def _refuse_the_impossible(run: RunDirectory, resumption: Resumption) -> None:
+    checkpoint, changes = resumption.checkpoint, resumption.changes
     found = [
         f"  {key}: {changes[key]}: {reason}"
         for kind, reason in NEVER.items()
@@ -123,6 +123,12 @@ def _refuse_the_impossible(
                     f"undo it, or start a new run: rollout train {shlex.quote(str(run.config))} …",
                 ]
             )
+        )
+    set_aside = checkpoint.state.get("set_aside") if resumption.keeps_states else None
+    if set_aside and resumption.experiment.fleet.mode == "lockstep":
+        raise OperatorError(
+            f"{run.path}: environments set aside: {', '.join(map(str, set_aside))}; lockstep "
+            "cannot do without them, so resume it with fleet.mode=async"
         )
 
 

@@ -15,7 +15,7 @@ from rollout.checkpoint import Checkpoint, named_parameters, policy_parameters
 from rollout.cluster import Cluster
 from rollout.env_states import EnvStates
 from rollout.envs.registry import find_env
-from rollout.errors import OperatorError, RunFailed
+from rollout.errors import RunFailed
 from rollout.events import Event
 from rollout.inbox import Inbox
 from rollout.learner import Clock, Learner
@@ -156,11 +156,6 @@ class Run:
                 states.put_counts(checkpoint.arrays[ENV_UNROLLS])
                 set_aside = checkpoint.state["set_aside"]
         if plan.is_lockstep:
-            if set_aside:
-                raise OperatorError(
-                    f"environments {set_aside} of this run are set aside, which lockstep cannot do "
-                    "without; resume it with fleet.mode=async"
-                )
             states.put_counts(np.full(plan.num_envs, first_update))
         first_unroll = first_update if plan.is_lockstep else 0
         shares = Shares(plan.num_envs, first_unroll, plan.is_lockstep, set_aside)

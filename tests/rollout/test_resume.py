@@ -1,11 +1,13 @@
 """Which changes of a run's experiment are taken when it is resumed, and which are refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollout.api import train
 from rollout.checkpoint import ARRAYS, save_checkpoint
 from rollout.errors import ConfigError, OperatorError, RunFailed
 from rollout.experiment import Experiment, load_experiment, resolve, resolved_toml
@@ -30,10 +32,10 @@ def make_resumable():
     """make_resumable("seed=3", …): a run that died with a checkpoint of update 5, opened again."""
     opened = []
 
-    def make(*overrides: str, place: str = "a run") -> RunDirectory:
+    def make(*overrides: str, place: str = "a run", **more_state: Any) -> RunDirectory:
         experiment = Experiment.from_dict(TABLES, overrides)
         with RunDirectory.create(experiment, place) as run:
-            state = {"experiment": experiment.model_dump(mode="json")}
+            state = {"experiment": experiment.model_dump(mode="json")} | more_state
             save_checkpoint(run.checkpoints, 5, {}, state, keep=3)
         opened.append(RunDirectory.open_to_resume(place))
         return opened[-1]
@@ -47,6 +49,10 @@ def edit(run: RunDirectory, *overrides: str) -> None:
     """Change config.toml, as a person would."""
     run.config.write_text(resolved_toml(load_experiment(run.config, overrides)))
     run.experiment = load_experiment(run.config)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def refusal(run: RunDirectory, *overrides: str) -> str:
@@ -174,6 +180,38 @@ def test_another_environment_is_refused(make_resumable):
             '  env.id: "CartPole-v1" there, "Counting-v0" now: a policy does not fit another '
             "environment\n"
         ) in refusal(run, *overrides)
+
+
+@pytest.fixture
+def run_with_set_aside(make_resumable) -> RunDirectory:
+    """An async run without its environments 2 and 5, as it is between its lives."""
+    settings = ("fleet.mode=async", "fleet.on_env_failure=set_aside")
+    run = make_resumable(*settings, set_aside=[2, 5])
+    run.summary.write_text("{}")
+    run.close()
+    return run
+
+
+IN_LOCKSTEP = ("fleet.mode=lockstep", "fleet.on_env_failure=stop")
+
+
+def test_lockstep_without_some_environments_is_refused_and_changes_nothing(run_with_set_aside):
+    path = run_with_set_aside.path
+    before = content(path)
+    with pytest.raises(OperatorError) as caught:
+        train(resume=path, overrides=IN_LOCKSTEP)
+    assert str(caught.value) == (
+        "a run: environments set aside: 2, 5; lockstep cannot do without them, so resume it with "
+        "fleet.mode=async"
+    )
+    assert content(path) == before
+
+
+@pytest.mark.parametrize(
+    "overrides", [["fleet.hang_s=30"], [*IN_LOCKSTEP, "env.num_envs=16"], ["env.num_envs=16"]]
+)
+def test_environments_that_are_set_aside_are_no_hindrance_otherwise(run_with_set_aside, overrides):
+    assert plan_resume(run_with_set_aside, overrides).checkpoint.update == 5
 
 
 @pytest.mark.parametrize(
