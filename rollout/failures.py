@@ -39,19 +39,17 @@ class EnvFailures:
     """How often environments failed, each at which step."""
 
     def __init__(self) -> None:
-        self.num_failures = 0
         self._counts: dict[tuple[int, int], int] = {}
 
     def __repr__(self) -> str:
         worst = max(self._counts.values(), default=0)
-        return f"EnvFailures({self.num_failures}, {worst} at most of the same step)"
+        return f"EnvFailures({len(self._counts)} steps, {worst} at most of the same)"
 
     def record(self, env: int, step: int) -> int:
         """Count a failure; returns how many this makes of this environment at this step.
 
         step: any number that is the same when the environment comes to the same place again.
         """
-        self.num_failures += 1
         count = self._counts.pop((env, step), 0) + 1
         if len(self._counts) >= MOST_REMEMBERED:
             del self._counts[next(iter(self._counts))]  # the one that is longest ago

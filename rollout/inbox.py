@@ -45,10 +45,9 @@ class ActorState:
 
 @dataclass(frozen=True)
 class InboxStatistics:
-    """Messages by verdict, and actors that have said hello."""
+    """Messages by verdict."""
 
     verdicts: dict[str, int]
-    num_actors: int
 
 
 class Inbox:
@@ -91,7 +90,7 @@ class Inbox:
 
     def statistics(self) -> InboxStatistics:
         counts = {verdict.name.lower(): count for verdict, count in self._verdicts.items() if count}
-        return InboxStatistics(counts, len(self.actors))
+        return InboxStatistics(counts)
 
     def judge(self, header: Header, sender: bytes, payload: memoryview | bytes) -> Judgement:
         """What to do with a message that `wire.decode_header` could read.

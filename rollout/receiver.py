@@ -142,10 +142,6 @@ class Receiver:
         """End the actors; FleetStopped (or FleetFailed) follows."""
         self._request(self._hosts.stop)
 
-    def ledger(self, with_actors: bool = False) -> Ledger:
-        """The account as it stands."""
-        return self._ask(lambda: self._ledger(with_actors))
-
     def end_account(self) -> Ledger:
         """The account of a fleet that has stopped: what was not trained on will never be."""
         return self._ask(self._end_account)

@@ -21,7 +21,7 @@ from rollout.envs.philox import CLOCK
 from rollout.host_memory import HostPage
 from rollout.inbox import Inbox
 from rollout.learners.unroll import Batch, Unroll, UnrollSchema
-from rollout.ledger import Account
+from rollout.ledger import Account, Ledger
 from rollout.outbox import Assignment, Outbox
 from rollout.plan import HostPlan
 from rollout.receiver import Receiver
@@ -147,6 +147,10 @@ class Fleet:
     def everything(self) -> Any:
         """What no refused message may change; asked of the receiver's own thread."""
         return self.receiver._ask(lambda: everything(self.inbox))
+
+    def ledger(self) -> Ledger:
+        """The account as it stands, by actor; asked of the receiver's own thread."""
+        return self.receiver._ask(lambda: self.receiver._ledger(with_actors=True))
 
     def dealer(self, endpoint: str, name: bytes | None = None) -> zmq.Socket:
         socket = self.context.socket(zmq.DEALER)

@@ -60,7 +60,7 @@ def test_failures_are_counted_by_environment_and_step():
         2,
         3,
     ]
-    assert counted.num_failures == 5
+    assert repr(counted) == "EnvFailures(3 steps, 3 at most of the same)"
 
 
 def test_count_forgets_what_is_longest_ago(monkeypatch):

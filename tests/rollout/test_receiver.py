@@ -137,7 +137,7 @@ def test_recycled_batch_takes_the_next_unrolls(make_fleet, make_payload):
     first, second = fleet.event(FullBatch), fleet.event(FullBatch)
     fleet.receiver.trained(first.batch)
     fleet.receiver.publish(1, WEIGHTS)
-    fleet.receiver.ledger()  # an answer: all that was asked before has been done
+    fleet.receiver.snapshot()  # an answer: all that was asked before has been done
     payload, counts = actor.send(make_payload, seed=5)
     third = fleet.event(FullBatch)
     assert third.batch is first.batch and second.batch.is_full
@@ -158,7 +158,7 @@ def test_account_balances_with_unrolls_in_every_place(fleet, make_payload):
     for slot, unrolls in enumerate((3, 1)):
         host.page.slots["produced"][slot] = unrolls
         host.page.slots["produced_steps"][slot, unrolls % 2] = unrolls * 15
-    ledger = fleet.receiver.ledger(with_actors=True)
+    ledger = fleet.ledger()
     assert ledger.is_balanced
     assert [actor.trained for actor in ledger.actors] == [1, 1]
     assert [actor.in_flight for actor in ledger.actors] == [2, 0]
@@ -390,7 +390,7 @@ def test_stopping_asks_the_agents_and_brings_their_counts(make_fleet):
     agent.end(0, status=-signal.SIGKILL)  # no failure: it was asked for
     agent.say(control.Stopped([3, 4], [45, 60]))
     assert fleet.event() == FleetStopped()
-    ledger = fleet.receiver.ledger()
+    ledger = fleet.receiver.end_account()
     assert (ledger.unrolls.produced, ledger.steps.produced) == (7, 105)
     assert fleet.receiver.statistics().actor_restarts == 0
 
@@ -429,7 +429,7 @@ def test_error_in_the_thread_fails_the_run_and_keeps_nobody_waiting(make_fleet):
     failed = fleet.event(FleetFailed)
     assert isinstance(failed.error, RunFailed) and "a bug" in str(failed.error)
     with pytest.raises(RunFailed, match="the receiver has failed"):
-        fleet.receiver.ledger()
+        fleet.receiver.snapshot()
 
 
 def test_receiver_says_how_it_is_on_one_line(fleet, make_payload):
