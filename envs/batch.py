@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Discrete
 
 from rollout.envs import philox
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
+from rollout.envs.layouts import ActionLayout, ObservationLayout, action_layout, observation_layout
 from rollout.envs.records import ArrayView, RecordView
 
 TEMPLATE = Path(__file__).parent / "batch_kernel.py"
@@ -29,19 +29,27 @@ def state_bytes(env: type[CompiledEnv]) -> int:
 
 def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
     """What batch_kernel.py needs to know of an environment."""
+    shown, taken = observation_layout(env.observation_space), action_layout(env.action_space)
+    has_mask = hasattr(env, "action_mask")
     functions = {"env_reset": env.reset, "env_step": env.step, "env_observe": env.observe}
+    if has_mask:
+        functions["env_mask"] = env.action_mask
     if not jit:  # NumPy's numbers wrap and round where compiled code does not: see records.py
+        as_action = ArrayView if taken.shape else int
         functions |= {
             "env_step": lambda state, params, action, draw: env.step(
-                state, params, int(action), draw
+                state, params, as_action(action), draw
             ),
             "env_observe": lambda state, params, observation: env.observe(
-                state, params, ArrayView(observation)
+                state, params, observation if shown.record else ArrayView(observation)
             ),
         }
     return functions | {
         "ENV_RECORD": record_dtype(env),
         "PARAMS_RECORD": env.params_dtype(),
+        "OBSERVATION_RECORD": shown.record,
+        "OBSERVATION_SIZE": shown.size,
+        "HAS_MASK": has_mask,
         "MAX_EPISODE_STEPS": env.max_episode_steps or 0,
         "STATE_OFFSET": philox.CLOCK.itemsize,
         "RECORD_SIZE": record_dtype(env).itemsize,
@@ -134,12 +142,17 @@ class Envs:
         return self.record_bytes.reshape(self.num_envs, -1)[:, : state_bytes(self.env)]
 
     def observation(self) -> np.ndarray:
-        """What the environments show now: [N, *observation_shape]."""
-        space = self.env.observation_space
-        assert space.shape is not None
-        observation = np.zeros((self.num_envs, *space.shape), space.dtype)
+        """What the environments show now: [N, *layout.shape] of `observation_layout`."""
+        observation = _rows(observation_layout(self.env.observation_space), self.num_envs)
         self._kernels.observe_all(*self.kernel_arguments(), observation)
         return observation
+
+    def action_mask(self) -> np.ndarray:
+        """What is allowed now: bool [N, mask_size], all of it where the author has no mask."""
+        size = action_layout(self.env.action_space).mask_size
+        mask = np.ones((self.num_envs, size), np.bool_)
+        self._kernels.mask_all(*self.kernel_arguments(), mask)
+        return mask
 
     def render(self, i: int = 0) -> np.ndarray:
         """Environment i as a picture, uint8 [height, width, 3]."""
@@ -151,7 +164,10 @@ class Envs:
         return render(state, RecordView(self.params))
 
     def step(self, action: np.ndarray, outcome: "Outcome") -> None:
-        """Step all environments once with action, int32 [N], and write `outcome`."""
+        """Step all environments once and write `outcome`.
+
+        action: [N, *layout.shape] of `action_layout`: int32 [N] for Discrete, [N, n] else.
+        """
         try:
             # The kernel knows dtypes and contiguity by its types, but not lengths.
             if len(action) != self.num_envs or outcome.num_envs != self.num_envs:
@@ -171,13 +187,15 @@ class Envs:
         if isinstance(action, np.ndarray):
             found = f"{action.dtype} {list(action.shape)}"
             found += "" if action.flags.c_contiguous else ", not contiguous"
-        return f"{self.env.__qualname__} got actions {found}, wanted int32 [{self.num_envs}]"
+        layout = action_layout(self.env.action_space)
+        wanted = f"{layout.dtype} {[self.num_envs, *layout.shape]}"
+        return f"{self.env.__qualname__} got actions {found}, wanted {wanted}"
 
 
 class Outcome:
     """What one step of N environments answers; written by `Envs.step`, reused from step to step.
 
-    observation: [N, *observation_shape], of the next episode where one ended (SAME_STEP autoreset).
+    observation: [N, …] of the layout, of the next episode where one ended (SAME_STEP autoreset).
     reward: [N] float32. terminated, truncated: [N] bool.
     final_env, final_observation: the first `num_finals` rows tell which environments were truncated
         and what they showed last.
@@ -186,11 +204,9 @@ class Outcome:
     """
 
     def __init__(self, env: type[CompiledEnv], num_envs: int) -> None:
-        space = env.observation_space
-        assert space.shape is not None
         self.env = env
         self.num_envs = num_envs
-        self.observation = np.zeros((num_envs, *space.shape), space.dtype)
+        self.observation = _rows(observation_layout(env.observation_space), num_envs)
         self.reward = np.zeros(num_envs, np.float32)
         self.terminated = np.zeros(num_envs, np.bool_)
         self.truncated = np.zeros(num_envs, np.bool_)
@@ -222,10 +238,9 @@ def _check_range(name: str, value: Any, low: int, stop: int) -> None:
         raise EnvError(f"{name}={value!r}, wanted an integer from {low} to {stop - 1}")
 
 
-def action_dtype(env: type[CompiledEnv]) -> np.dtype:
-    """dtype of an action in arrays of actions."""
-    assert isinstance(env.action_space, Discrete)
-    return np.dtype(np.int32)
+def _rows(layout: ObservationLayout | ActionLayout, num_envs: int) -> np.ndarray:
+    """Zeros for a row per environment."""
+    return np.zeros((num_envs, *layout.shape), layout.dtype)
 
 
 def load_env_kernels(env: type[CompiledEnv], jit: bool = True) -> Any:
@@ -243,7 +258,8 @@ def _load_env_kernels(env: type[CompiledEnv], jit: bool) -> Any:
         "begin_all": (*head, np.uint32(0), np.uint32(0)),
         "go_on_all": (*head, np.zeros(1, np.int64), np.int64(1)),
         "observe_all": (*head, outcome.observation),
-        "step_all": (*head, np.zeros(2, action_dtype(env)), *outcome.arrays),
+        "mask_all": (*head, np.zeros((2, 1), np.bool_)),
+        "step_all": (*head, _rows(action_layout(env.action_space), 2), *outcome.arrays),
     }
     return kernels.load_kernels(
         TEMPLATE, env_bindings(env, jit), examples, jit, authored=_authored_functions(env)
@@ -256,21 +272,30 @@ def _authored_functions(env: type[CompiledEnv]):
 
     from rollout.envs.kernels import Authored
 
-    state, params, draw, action = (
+    shown, taken = observation_layout(env.observation_space), action_layout(env.action_space)
+    state, params, draw = (
         numba.typeof(np.zeros(1, dtype)[0])
-        for dtype in (env.state, env.params_dtype(), philox.CLOCK, action_dtype(env))
+        for dtype in (env.state, env.params_dtype(), philox.CLOCK)
     )
-    observation = numba.typeof(Outcome(env, 1).observation[0])
+    action = numba.typeof(_rows(taken, 1)[0])
+    observation = numba.typeof(_rows(shown, 1)[0])
+    if shown.record is not None:
+        observation = numba.typeof(np.zeros(1, shown.record)[0])
+    mask = {}
+    if hasattr(env, "action_mask"):
+        mask["env_mask"] = (state, params, numba.typeof(np.zeros(1, np.bool_)))
+    writes = {"env_observe": "observation", "env_mask": "mask"}
     return Authored(
         owner=env.__qualname__,
         types={
             "env_reset": (state, params, draw),
             "env_step": (state, params, action, draw),
             "env_observe": (state, params, observation),
+            **mask,
         },
         returns={
             "env_reset": "nothing",
             "env_step": "(reward, terminated)",
-            "env_observe": "nothing (it writes into `observation`)",
+            **{name: f"nothing (it writes into `{what}`)" for name, what in writes.items()},
         },
     )

@@ -19,6 +19,9 @@ from rollout.envs.records import records
 jit, entry = bound("jit"), bound("entry")
 env_reset, env_step, env_observe = bound("env_reset"), bound("env_step"), bound("env_observe")
 ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")
+OBSERVATION_RECORD = bound("OBSERVATION_RECORD")  # of a Dict, else None
+OBSERVATION_SIZE = bound("OBSERVATION_SIZE")  # elements of its array
+HAS_MASK = bound("HAS_MASK")
 MAX_EPISODE_STEPS = bound("MAX_EPISODE_STEPS")  # 0: no limit
 STATE_OFFSET = bound("STATE_OFFSET")  # bytes of a record before its state
 RECORD_SIZE = bound("RECORD_SIZE")  # bytes of a record
@@ -52,10 +55,42 @@ def begin_all(env_bytes, params_bytes, seed, first_env):
         begin_episode(envs, env_bytes, params, i)
 
 
+if OBSERVATION_RECORD is None:
+
+    @jit
+    def as_author_sees(observation):
+        return observation
+
+else:
+
+    @jit
+    def as_author_sees(observation):
+        return records(observation, OBSERVATION_RECORD)[0]
+
+
 @jit
 def observe_one(envs, params, i, observation):
     """Write environment i's observation."""
-    env_observe(envs[i].state, params[0], observation)
+    flat = observation.reshape(OBSERVATION_SIZE)
+    for j in range(OBSERVATION_SIZE):
+        flat[j] = 0
+    env_observe(envs[i].state, params[0], as_author_sees(observation))
+
+
+if HAS_MASK:
+    env_mask = bound("env_mask")
+
+    @jit
+    def mask_one(envs, params, i, mask):
+        """Write which choices environment i allows now."""
+        mask[:] = True
+        env_mask(envs[i].state, params[0], mask)
+
+else:
+
+    @jit
+    def mask_one(envs, params, i, mask):
+        mask[:] = True
 
 
 @jit
@@ -103,6 +138,14 @@ def observe_all(env_bytes, params_bytes, observation):
     envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
     for i in range(envs.shape[0]):
         observe_one(envs, params, i, observation[i])
+
+
+@entry
+def mask_all(env_bytes, params_bytes, mask):
+    """Write the action masks [N, mask_size] of all environments."""
+    envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
+    for i in range(envs.shape[0]):
+        mask_one(envs, params, i, mask[i])
 
 
 @entry

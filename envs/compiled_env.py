@@ -22,15 +22,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Space
 
 from rollout.envs.errors import EnvError
+from rollout.envs.layouts import NUMBERS, action_layout, observation_layout
 
 SIGNATURES = {
     "reset": ("state", "params", "draw"),
     "step": ("state", "params", "action", "draw"),
     "observe": ("state", "params", "observation"),
+    "action_mask": ("state", "params", "mask"),
+    "render": ("state", "params"),
 }
+OPTIONAL = ("action_mask", "render")
 
 
 class CompiledEnv:
@@ -39,13 +43,19 @@ class CompiledEnv:
     state: dtype of the record that is an environment's whole state; zero before every `reset`.
     params: name → default of the numbers that never change in an episode (`env.params` in an
         experiment file); integers stay int64, floats float64, booleans bool.
-    observation_space: a Box. action_space: a Discrete.
+    observation_space: a Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these.
+    action_space: a Discrete, a MultiDiscrete, or a Box of float32 [n].
     max_episode_steps: steps after which an episode is truncated, or None.
     has_hidden_state: whether an episode depends on more than `state`, on something a function of
         its own calls, say. It cannot be moved or saved then: its episodes are begun anew instead.
     reset(state, params, draw): begins an episode.
-    step(state, params, action, draw): returns (reward, terminated).
-    observe(state, params, observation): writes one observation, in the space's dtype and shape.
+    step(state, params, action, draw): returns (reward, terminated). action: an integer for
+        Discrete, an int32 array for MultiDiscrete, a float32 array for Box, which a fleet clips to
+        the space's bounds.
+    observe(state, params, observation): writes one observation, which is zero before: an array in
+        the space's dtype and shape ([1] for Discrete), or for a Dict a record with its names.
+    action_mask(state, params, mask), optional: sets to False what is not allowed now, in a bool
+        array [n] that is True before (of MultiDiscrete: the choices side by side).
     render(state, params), optional and not compiled: a uint8 array [height, width, 3].
     """
 
@@ -58,6 +68,8 @@ class CompiledEnv:
     reset: Any
     step: Any
     observe: Any
+    action_mask: Any  # there only if the author wrote it; so is `render`
+    render: Any
 
     if TYPE_CHECKING:  # a type checker takes `state` for self: let it have any field
 
@@ -131,29 +143,22 @@ def _problems(cls: type[CompiledEnv]) -> list[str]:
                 problems.append(f"params[{name!r}]={value!r} does not fit into 64 bits")
     else:
         problems.append(f"params is {cls.params!r}, wanted a dictionary of numbers")
-    observation_space = getattr(cls, "observation_space", None)
-    if not (isinstance(observation_space, Box) and len(observation_space.shape) >= 1):
-        problems.append(f"observation_space is {observation_space!r}, wanted a Box of shape (n, …)")
-    elif 0 in observation_space.shape or observation_space.dtype not in _NUMBERS:
-        problems.append(
-            f"observation_space is {observation_space!r}, wanted at least one number, of "
-            f"{', '.join(str(number) for number in _NUMBERS)}"
-        )
-    action_space = getattr(cls, "action_space", None)
-    if not (isinstance(action_space, Discrete) and action_space.start == 0):
-        problems.append(f"action_space is {action_space!r}, wanted Discrete(n) that starts at 0")
+    for name, layout in (
+        ("observation_space", observation_layout),
+        ("action_space", action_layout),
+    ):
+        try:
+            layout(getattr(cls, name, None))
+        except ValueError as error:
+            problems.append(str(error))
     limit = cls.max_episode_steps
     if limit is not None and not (type(limit) is int and 0 < limit < 2**31):
         problems.append(f"max_episode_steps={limit!r}, wanted a positive integer or None")
     for name, wanted in SIGNATURES.items():
         problems += _function_problems(cls, name, wanted)
+    if hasattr(cls, "action_mask") and not problems and not action_layout(cls.action_space).choices:
+        problems.append(f"action_mask is for choices, {cls.action_space!r} has none")
     return problems
-
-
-# What compiled code computes with, and a record may hold.
-_NUMBERS = [
-    np.dtype(code) for code in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
-]
 
 
 def _state_problems(dtype: np.dtype, prefix: str = "") -> list[str]:
@@ -162,7 +167,7 @@ def _state_problems(dtype: np.dtype, prefix: str = "") -> list[str]:
         field = dtype[name]
         if field.base.names:
             problems += _state_problems(field.base, f"{prefix}{name}.")
-        elif field.base not in _NUMBERS:
+        elif field.base not in NUMBERS:
             problems.append(f"state.{prefix}{name} is {field}, wanted numbers or arrays of numbers")
         elif 0 in field.shape:
             problems.append(f"state.{prefix}{name} is {field}, which holds nothing")
@@ -173,7 +178,7 @@ def _function_problems(cls: type[CompiledEnv], name: str, wanted: tuple[str, ...
     function = inspect.getattr_static(cls, name, None)
     form = f"def {name}({', '.join(wanted)})"
     if function is None:
-        return [f"{form} is missing"]
+        return [] if name in OPTIONAL else [f"{form} is missing"]
     if not inspect.isfunction(function):
         return [f"{name} is a {type(function).__name__}, wanted a plain function, {form}"]
     parameters = inspect.signature(function).parameters.values()

