@@ -63,8 +63,9 @@ class Event:
 class Outcome:
     """What became of a run. summary: of summary.json; None if it has left none.
 
-    trained_s: from the first update to the end, over all its lives. restarts: processes that were
-    started anew. left: what it has left behind. error: what it said, if it failed.
+    trained_s: from the first update to the end, over all its lives. deaths: of processes, over all
+    its lives: see RunWatch.num_deaths; learners: those that were killed. left: what it has left
+    behind. error: what it said, if it failed.
     """
 
     path: Path
@@ -73,7 +74,7 @@ class Outcome:
     trained_s: float
     planned: int
     events: list[Event]
-    restarts: dict[str, int]
+    deaths: dict[str, int]
     left: list[str]
     error: str = ""
 
@@ -241,7 +242,7 @@ class Disturber:
             trained_s=ended_s - (self._first_update_s or self._began_s),
             planned=planned,
             events=self.events,
-            restarts=self._watch.restarts | {"learners": self._train.num_resumed},
+            deaths=self._watch.num_deaths | {"learners": self._train.num_resumed},
             left=left,
             error=error or (self._train.last_words if status else ""),
         )

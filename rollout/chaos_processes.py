@@ -29,8 +29,7 @@ COMMS = {  # by /proc/PID/comm
 }
 LOOK_EVERY_S = 0.02  # for pages and names, which change seldom
 ACTOR_ENDED = re.compile(rb"rollout.hosts: actor (\d+) \(process (\d+)\) ")
-STARTED_ANEW = {  # by what the run's log says of it
-    "actors": b"rollout.hosts: actor ",
+OTHERS_ENDED = {  # by what the run's log says of it
     "templates": b"rollout.hosts: the template process ended",
     "hosts": b"rollout.hosts: the host agent process ended",
 }
@@ -41,7 +40,9 @@ class RunWatch:
 
     names: of all lives of the run so far. page_number: counts the pages there have been; `page` is
     the newest, None before the first. deaths: actor numbers by pid of those that the run knows to
-    be dead. restarts: how many processes of a kind have ended and were started anew.
+    be dead. num_deaths: of each kind of process, as the run's log tells. Of a host agent that died
+    it tells once, and not of each of its actors; the summary's actor_restarts has those, but only
+    since the run was last resumed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +52,7 @@ class RunWatch:
         self.page: HostPage | None = None
         self.page_number = 0
         self.deaths: dict[int, int] = {}
-        self.restarts = dict.fromkeys(STARTED_ANEW, 0)
+        self.num_deaths = dict.fromkeys(("actors", *OTHERS_ENDED), 0)
         self._pages: set[Path] = set()  # directories whose pages have been seen
         self._looked_s = 0.0
         self._log_offset = 0
@@ -101,8 +102,9 @@ class RunWatch:
             for line in lines:
                 for actor, pid in ACTOR_ENDED.findall(line):
                     self.deaths[int(pid)] = int(actor)
-                for name, text in STARTED_ANEW.items():
-                    self.restarts[name] += text in line
+                    self.num_deaths["actors"] += 1
+                for name, text in OTHERS_ENDED.items():
+                    self.num_deaths[name] += text in line
 
     def pids(self) -> dict[Kind, list[int]]:
         """The host's living processes, by role, of the run's present life.

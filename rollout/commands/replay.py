@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -19,9 +19,6 @@ from rollout.errors import OperatorError
 if TYPE_CHECKING:
     from rollout.failure_replay import Outcome
     from rollout.failures import Failure
-    from rollout.replay import RunReplay
-
-LINE_EVERY_S = 2.0
 
 
 def replay(
@@ -65,11 +62,21 @@ def replay(
     A failure is one unroll of one environment, acted by the same weights from the same state. Exit
     status: 1 if it fails again, 0 if not.
 
+    Ctrl-C ends it with status 130, unless it shows where an environment hangs.
+
     \b
     Examples:
       rollout replay runs/cartpole_ppo-20260101-120000
       rollout replay runs/mine-20260101-120000/failures/env-17-step-4711.safetensors --pdb
     """
+    if report_to is not None:
+        _be_child(path, python, report_to)
+        return
+    with _interruptible():
+        _replay(path, updates, python, pdb, as_json)
+
+
+def _replay(path: Path, updates: int | None, python: bool, pdb: bool, as_json: bool) -> None:
     if path.is_dir():
         if python or pdb:
             raise OperatorError(
@@ -82,12 +89,25 @@ def replay(
         raise OperatorError(f"{path}: not a run's directory, and --updates is for a run")
     if pdb and as_json:
         raise OperatorError("--pdb talks to people, --json to programs; leave one out")
-    if report_to is not None:
-        _be_child(path, python, report_to)
-    elif pdb:
+    if pdb:
         _debug_failure(path)
     else:
         _replay_failure(path, python, as_json)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have Ctrl-C end the command with a line and its status."""
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+    _make_interrupts_exceptions()
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends it at once
+        typer.echo("interrupted; nothing was changed", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # A run
@@ -95,76 +115,16 @@ def replay(
 
 def _replay_run(path: Path, updates: int | None, as_json: bool) -> None:
     from rollout.replay import RunReplay
+    from rollout.replay_report import run_progress, run_report, run_text
     from rollout.run_directory import RunDirectory
 
     run = RunReplay(RunDirectory.open(path), updates)
     since = time.monotonic()
-    with _progress(run.num_updates, sys.stderr if as_json else sys.stdout) as tell:
+    with run_progress(run.num_updates, sys.stderr if as_json else sys.stdout) as tell:
         compared = run.compare(tell)
-    last = compared[-1]
-    found = {
-        "run": str(path),
-        "updates": last.update,
-        **last.as_dict(),
-        "compared": [one.as_dict() for one in compared],
-        "changed_versions": run.changed_versions(),
-        "wall_s": time.monotonic() - since,
-    }
-    del found["update"]
-    typer.echo(json.dumps(found, indent=2) if as_json else _run_report(run, found))
-    raise typer.Exit(1 if last.is_equal is False else 0)
-
-
-def _run_report(run: "RunReplay", found: dict[str, Any]) -> str:
-    lines = [f"{found['run']}: {found['updates']:,} updates replayed in {found['wall_s']:.1f} s"]
-    for one in found["compared"]:
-        theirs = one["checkpoint_digest"] or "no checkpoint of this update"
-        lines += [
-            f"update {one['update']:,}",
-            f"  replayed    {one['digest']}",
-            f"  checkpoint  {theirs}",
-        ]
-    lines.append(
-        {True: "equal", False: "different", None: "nothing to compare with"}[found["equal"]]
-    )
-    if found["equal"] is False:
-        changed = found["changed_versions"]
-        shown = ", ".join(f"{n} {then} then, {now} now" for n, (then, now) in changed.items())
-        lines.append(
-            "Another processor or GPU, or other versions of libraries, give other bits; so do an "
-            "environment whose code has changed, and settings that changed when the run was "
-            f"resumed. Versions: {shown or 'the same'}."
-        )
-    return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def _progress(total: int, out: TextIO) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of updates done: a bar on a terminal, else lines."""
-    if out.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (TextColumn("updates"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(file=out), transient=True) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda update: bar.update(task, completed=update)
-        return
-    said = time.monotonic()
-
-    def tell(update: int) -> None:
-        nonlocal said
-        if time.monotonic() >= said + LINE_EVERY_S:
-            said = time.monotonic()
-            print(f"update {update:,} of {total:,}", file=out, flush=True)
-
-    yield tell
+    found = run_report(run, compared, time.monotonic() - since)
+    typer.echo(json.dumps(found, indent=2) if as_json else run_text(found))
+    raise typer.Exit(1 if found["equal"] is False else 0)
 
 
 # A failure
@@ -173,10 +133,11 @@ def _progress(total: int, out: TextIO) -> Iterator[Callable[[int], None]]:
 def _replay_failure(path: Path, python: bool, as_json: bool) -> None:
     """In a child process: a failure may take its process with it."""
     from rollout.failures import load_failure
+    from rollout.replay_report import failure_head
 
     failure = load_failure(path)
     if not as_json:
-        typer.echo(_head(path, failure))
+        typer.echo(failure_head(path, failure))
         if failure.ended == "hang":
             end = "shows the line it is at" if python else "ends it; with --python it shows where"
             typer.echo(f"If it hangs again, Ctrl-C {end}.")
@@ -207,6 +168,8 @@ def _act_in_child(path: Path, python: bool, failure: "Failure") -> "Outcome":
         status = child.wait()
     finally:
         signal.signal(signal.SIGINT, before)
+    if not report and status == -signal.SIGINT:
+        raise KeyboardInterrupt
     if not report:
         raise typer.Exit(status if status > 0 else 1)  # it has said why
     began, _, ended = report.partition(b"\n")
@@ -247,15 +210,15 @@ def _debug_failure(path: Path) -> None:
 
     from rollout.failure_replay import replay_failure
     from rollout.failures import load_failure
+    from rollout.replay_report import failure_head, outcome_text
 
     failure = load_failure(path)
-    typer.echo(_head(path, failure))
+    typer.echo(failure_head(path, failure))
     if failure.ended == "hang":
         typer.echo("If it hangs again, Ctrl-C opens the debugger where it is.")
-    _make_interrupts_exceptions()
     replayed = replay_failure(failure, jit=False)
     if replayed.traceback is not None:
-        typer.echo(f"now          {_what(replayed.outcome)}")
+        typer.echo(f"now          {outcome_text(replayed.outcome)}")
         pdb.post_mortem(replayed.traceback)
         raise typer.Exit(1)
     _end(path, failure, replayed.outcome, python=True, as_json=False)
@@ -270,66 +233,13 @@ def _end(
     path: Path, failure: "Failure", outcome: "Outcome", python: bool, as_json: bool
 ) -> NoReturn:
     """Say what became of it, and end with the status that tells the same."""
+    from rollout.replay_report import failure_report, outcome_text, verdict
+
     if as_json:
-        typer.echo(json.dumps(_as_dict(path, failure, outcome), indent=2))
+        typer.echo(json.dumps(failure_report(path, failure, outcome), indent=2))
     else:
-        typer.echo(f"now          {_what(outcome)}")
+        typer.echo(f"now          {outcome_text(outcome)}")
         if outcome.lines:
             typer.echo(outcome.lines.rstrip("\n"))
-        typer.echo(_verdict(failure, outcome, python))
+        typer.echo(verdict(failure, outcome, python))
     raise typer.Exit(0 if outcome.ended is None else 1)
-
-
-def _head(path: Path, failure: "Failure") -> str:
-    from rollout.failure_replay import start_of
-
-    episode, step = start_of(failure)
-    place = f"at step {failure.t} of the unroll" if failure.t >= 0 else "nobody knows at which step"
-    return "\n".join(
-        [
-            str(path),
-            f"environment  {failure.env_id}, number {failure.env}, seed {failure.seed}",
-            f"unroll       number {failure.unroll_index}, from step {step} of episode {episode} "
-            f"on, weights version {failure.weights_version}",
-            f"then         {failure.ended}: {failure.error}, {place}",
-        ]
-    )
-
-
-def _what(outcome: "Outcome") -> str:
-    if outcome.ended is None:
-        return "acted to the end of the unroll"
-    what = f"{outcome.ended}: {outcome.error}"
-    if outcome.t is None:
-        return what
-    place = f"at step {outcome.t} of the unroll" if outcome.t >= 0 else "before its first step"
-    return f"{what}, {place} (step {outcome.episode_step} of episode {outcome.episode})"
-
-
-def _verdict(failure: "Failure", outcome: "Outcome", python: bool) -> str:
-    if outcome.ended is not None:
-        return "It failed again" + (
-            ", in the same way." if outcome.is_same(failure) else ", but otherwise than then."
-        )
-    why = (
-        "state that is not in its record, a machine or libraries other than then, or code that "
-        "has been mended since"
-    )
-    if python:
-        why += ", or plain Python, which rounds otherwise than compiled code (leave --python out)"
-    return f"It did not fail this time. What may be the reason: {why}."
-
-
-def _as_dict(path: Path, failure: "Failure", outcome: "Outcome") -> dict[str, Any]:
-    import msgspec
-
-    return {
-        "file": str(path),
-        "env_id": failure.env_id,
-        "env": failure.env,
-        "step": failure.step,
-        "then": {"ended": failure.ended, "error": failure.error, "t": failure.t},
-        "now": msgspec.to_builtins(outcome),
-        "failed": outcome.ended is not None,
-        "same": outcome.is_same(failure),
-    }

@@ -1,10 +1,12 @@
 """Replayed runs equal runs that were made by hand, one environment and one step at a time."""
 
 import dataclasses
-import importlib
 import io
 import itertools
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from rollout import replay
+from rollout import replay, replay_report
 from rollout.acting import UnrollActor, read_only
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.cli import main
@@ -26,12 +28,10 @@ from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
 from rollout.order_log import OrderLog, Part
 from rollout.replay import RunReplay
+from rollout.replay_report import run_progress
 from rollout.run_directory import RunDirectory
 from rollout.shapes import make_network, make_schema
 from rollout.summary import versions
-
-# The module, which the function in it hides from `from rollout.commands import replay`.
-command = importlib.import_module("rollout.commands.replay")
 
 # Small, and with everything in it that a batch can hold: episodes that end, and that are cut off.
 SMALL = (
@@ -384,10 +384,29 @@ def test_command_without_a_checkpoint_to_compare_with_says_so(make_lockstep_run,
     )
 
 
+def test_ctrl_c_ends_the_command_with_one_line(make_lockstep_run):
+    command = [sys.executable, "-P", "-m", "rollout", "replay", make_lockstep_run(1).path]
+    replaying = subprocess.Popen(
+        [*command, "--updates", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert replaying.stdout is not None
+        assert replaying.stdout.readline().startswith("update ")
+        replaying.send_signal(signal.SIGINT)
+        _, error = replaying.communicate(timeout=60)
+    finally:
+        replaying.kill()
+        replaying.communicate()
+    assert (replaying.returncode, error) == (130, "interrupted; nothing was changed\n")
+
+
 def test_progress_is_told_on_lines_where_there_is_no_terminal(monkeypatch):
-    monkeypatch.setattr(command, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(replay_report, "LINE_EVERY_S", 0.0)
     out = io.StringIO()
-    with command._progress(12_000, out) as tell:
+    with run_progress(12_000, out) as tell:
         tell(1)
         tell(2_000)
     assert out.getvalue() == "update 1 of 12,000\nupdate 2,000 of 12,000\n"
@@ -400,6 +419,6 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch):
 
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    with command._progress(12_000, out) as tell:
+    with run_progress(12_000, out) as tell:
         tell(6_000)
     assert "6000/12000" in out.getvalue()
