@@ -194,7 +194,7 @@ def progress_line(progress: Progress) -> str:
     parts = [
         f"update {progress.update:,}",
         f"{progress.env_steps:,} steps",
-        f"{progress.env_steps_per_s:,.0f} steps/s",
+        f"{_rate(progress.env_steps_per_s)} steps/s",
         f"return {_number(progress.episode_return_mean)}",
         f"lag {progress.policy_lag:.3g}",
         f"actors {_actors(progress)}",
@@ -226,7 +226,7 @@ def _rows(progress: Progress) -> Iterator[tuple[str, str]]:
     episodes = f"last 100 of {progress.num_episodes:,} episodes"
     length = _number(progress.episode_length_mean)
     yield "return", f"{_number(progress.episode_return_mean)}  ({episodes}, length {length})"
-    yield "steps", f"{progress.env_steps:,}  ({progress.env_steps_per_s:,.0f} per second)"
+    yield "steps", f"{progress.env_steps:,}  ({_rate(progress.env_steps_per_s)} per second)"
     yield (
         "updates",
         f"{progress.update:,}  in {progress.wall_s:.1f} s, policy lag {progress.policy_lag:.3g}",
@@ -259,7 +259,7 @@ def final_report(summary: Summary, run: RunDirectory, stop_reason: str | None) -
     """How a run ended, where it is, and what to type next."""
     goal = run.experiment.stop.episode_return
     mean = f"mean return {_number(summary.episode_return_mean)} over the last 100 episodes"
-    steps = f"{summary.env_steps:,} steps at {summary.env_steps_per_s:,.0f} per second"
+    steps = f"{summary.env_steps:,} steps at {_rate(summary.env_steps_per_s)} per second"
     if summary.goal_reached_s is not None:
         first = f"Goal reached after {summary.goal_reached_s:.1f} s: {mean} (goal: {goal:g})."
     else:
@@ -307,6 +307,11 @@ def _account(fleet: Mapping[str, float]) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.1f}"
+
+
+def _rate(per_second: float) -> str:
+    """0 is no rate: it stands for one that is not known before there are two updates."""
+    return f"{per_second:,.0f}" if per_second else "–"
 
 
 def _columns(out: TextIO) -> int:

@@ -73,6 +73,17 @@ def test_line_tells_how_the_run_goes(make_progress):
     )
 
 
+def test_rate_that_is_not_known_yet_is_not_said_to_be_0(make_progress, make_summary, make_run):
+    out = io.StringIO()
+    LineView(out).write(make_progress(1, env_steps_per_s=0.0))
+    assert "  – steps/s  " in out.getvalue()
+    assert ("steps", "512  (– per second)") in live_view._rows(
+        make_progress(1, env_steps_per_s=0.0)
+    )
+    report = final_report(make_summary(env_steps_per_s=0.0), make_run(), None)
+    assert "steps at – per second." in report
+
+
 def test_table_shows_return_speed_lag_losses_actors_time_and_stop_conditions(make_progress):
     from rich.console import Console
 
