@@ -100,11 +100,14 @@ class RunDirectory:
                     f"{run.path}: no checkpoint in it, so there is nothing to go on from; start "
                     f"it anew with `rollout train {shlex.quote(str(run.config))}`"
                 )
+            if run.log.exists():
+                open(run.log, "ab").close()
             _sign(run._lock)
         except OSError as error:
             run.close()
             raise OperatorError(
-                f"{run.path}: cannot write there: {error.strerror}; resuming needs to"
+                f"{error.filename or run.path}: cannot be written: {error.strerror}; resuming "
+                "needs to"
             ) from error
         except BaseException:
             run.close()

@@ -174,6 +174,18 @@ def test_resuming_what_is_no_run_or_a_broken_one_is_a_clear_error(make_experimen
     assert os.listdir("empty") == []
 
 
+@pytest.mark.parametrize("name", ["run.log", "lock"])
+def test_file_that_resuming_cannot_write_is_a_clear_error(make_experiment, name):
+    place = make_resumable(make_experiment)
+    (place / name).unlink(missing_ok=True)
+    (place / name).mkdir()
+    with pytest.raises(OperatorError) as caught:
+        RunDirectory.open_to_resume(place)
+    assert str(caught.value) == (
+        f"here/{name}: cannot be written: Is a directory; resuming needs to"
+    )
+
+
 def test_run_without_a_checkpoint_is_not_resumed_but_started_anew(make_experiment):
     RunDirectory.create(make_experiment(), "my run").close()
     Path("my run/checkpoints/.partial-update-00000001").mkdir(parents=True)
