@@ -8,7 +8,7 @@ import typer
 from rollout.commands.arguments import AsJson, ExperimentFile, Overrides
 
 if TYPE_CHECKING:
-    from rollout.experiment import Resolved
+    from rollout.experiment import Experiment, Resolved
 
 
 def config(file: ExperimentFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -49,9 +49,16 @@ def _show(resolved: "Resolved") -> None:
 
     experiment = resolved.experiment
     console = Console(highlight=False, soft_wrap=True)
-    for line in resolved_toml(experiment, resolved.sources).splitlines():
+    unset = _unset(experiment)
+    table = ""
+    for line in [*resolved_toml(experiment, resolved.sources).splitlines(), ""]:
         if line.startswith("["):
+            table = line.strip("[]")
             console.print(Text(line, style="bold"))
+        elif not line:
+            for remark in unset.get(table, []):
+                console.print(Text(remark, style="dim"))
+            console.print()
         else:
             value, mark, source = line.rpartition("  # ")
             is_chosen = source != "default"
@@ -60,9 +67,24 @@ def _show(resolved: "Resolved") -> None:
             )
     console.print(
         Text(
-            f"\n# a batch: {experiment.batch_size:,} steps, "
+            f"# a batch: {experiment.batch_size:,} steps, "
             f"{experiment.algorithm.num_minibatches} minibatches of "
             f"{experiment.minibatch_size:,}\n# config_digest: {experiment.config_digest}",
             style="dim",
         )
     )
+
+
+def _unset(experiment: "Experiment") -> dict[str, list[str]]:
+    """By table: a remark about each of its keys that has no value."""
+    from rollout.experiment import leaves
+    from rollout.experiment_errors import keys_of, show_key
+
+    values = experiment.model_dump()
+    keys = keys_of(type(experiment), values)
+    remarks: dict[str, list[str]] = {}
+    for path, value in leaves(values):
+        if value is None:
+            remark = f"# {path[-1]} is unset: {keys[path].field.description}"
+            remarks.setdefault(show_key(path[:-1]), []).append(remark)
+    return remarks

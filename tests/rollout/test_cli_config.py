@@ -49,6 +49,21 @@ def test_config_says_where_each_value_came_from(capsys):
     assert lines["name"] == "the file's name"
 
 
+def test_config_names_keys_that_have_no_value_with_what_they_would_do(capsys):
+    run_main("config", "x.toml")
+    *_, fleet, _, _, _, stop, checkpoint, _ = capsys.readouterr().out.split("\n\n")
+    assert fleet.startswith("[fleet]\n") and stop.startswith("[stop]\nwall_s = 5")
+    assert fleet.splitlines()[-1] == (
+        "# hang_s is unset: seconds an unroll may take before its actor is replaced; left out, "
+        "20 times the longest measured, at least 10"
+    )
+    assert [line.partition(":")[0] for line in stop.splitlines()[2:]] == [
+        "# env_steps is unset",
+        "# episode_return is unset",
+    ]
+    assert "# every_updates is unset: updates between checkpoints" in checkpoint.splitlines()
+
+
 def test_config_in_a_pipe_is_plain_and_on_a_terminal_styled(capsys, monkeypatch):
     run_main("config", "x.toml")
     assert "\x1b[" not in capsys.readouterr().out
