@@ -91,6 +91,32 @@ def join(places, tmp_path) -> Iterator[Callable[..., Joined]]:
         joined.process.communicate()
 
 
+@pytest.fixture
+def run(start) -> Command:
+    """A run that has begun to train."""
+    run = start(*RUN)
+    run.wait_update()
+    return run
+
+
+@pytest.fixture
+def joined(run, join) -> Joined:
+    """Two actors more for it, which have acted."""
+    joined = join(2)
+    joined.wait_acting(2)
+    return joined
+
+
+@contextlib.contextmanager
+def stopped(run: Command) -> Iterator[None]:
+    """Its learner does nothing meanwhile."""
+    run.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        run.process.send_signal(signal.SIGCONT)
+
+
 def finish(run: Command, places: Places) -> dict[str, Any]:
     """End the run as Ctrl-C does: its summary, if all is as it must be."""
     run.process.send_signal(signal.SIGINT)
@@ -169,31 +195,19 @@ def test_killed_actors_of_both_hosts_are_replaced(start, join, places):
 
 
 @pytest.mark.slow
-def test_those_who_want_to_leave_a_stopped_learner_wait_for_it(start, join, places):
-    run = start(*RUN)
-    run.wait_update()
-    joined = join(2)
-    joined.wait_acting(2)
-    run.process.send_signal(signal.SIGSTOP)
-    try:
+def test_those_who_want_to_leave_a_stopped_learner_wait_for_it(run, joined, places):
+    with stopped(run):
         joined.signal(signal.SIGTERM)
         assert joined.process.stdout.readline().startswith("2 actors joined")
         assert joined.process.stdout.readline().startswith("leaving")
         assert joined.process.poll() is None
-    finally:
-        run.process.send_signal(signal.SIGCONT)
     assert joined.end()[0] == 0
     finish(run, places)
     assert is_as_if_acted_by_one(run)
 
 
-def test_second_signal_ends_those_at_once_who_wait_for_a_stopped_learner(start, join, places):
-    run = start(*RUN)
-    run.wait_update()
-    joined = join(2)
-    joined.wait_acting(2)
-    run.process.send_signal(signal.SIGSTOP)
-    try:
+def test_second_signal_ends_those_at_once_who_wait_for_a_stopped_learner(run, joined, places):
+    with stopped(run):
         joined.signal(signal.SIGINT)
         joined.process.stdout.readline()
         assert joined.process.stdout.readline().startswith("leaving")
@@ -202,18 +216,12 @@ def test_second_signal_ends_those_at_once_who_wait_for_a_stopped_learner(start, 
         assert status == 130
         assert "2 actors ended at once" in out
         assert not list(places.memory.glob("rollout-*-*"))
-    finally:
-        run.process.send_signal(signal.SIGCONT)
     run.wait_update(run.updates()[-1] + 20)
     finish(run, places)
     assert is_as_if_acted_by_one(run)
 
 
-def test_death_of_the_learner_ends_those_who_joined(start, join, places):
-    run = start(*RUN)
-    run.wait_update()
-    joined = join(2)
-    joined.wait_acting(2)
+def test_death_of_the_learner_ends_those_who_joined(run, joined, places):
     run.process.kill()
     status, _, error = joined.end(WITHIN_S + 3)  # and Python's own end
     assert status == 1
@@ -273,9 +281,7 @@ def run_main(*arguments: str) -> int:
 
 
 @pytest.mark.slow
-def test_number_of_actors_is_that_of_the_cores_if_left_out(start, join, places):
-    run = start(*RUN)
-    run.wait_update()
+def test_number_of_actors_is_that_of_the_cores_if_left_out(run, join, places):
     joined = join()
     joined.wait_acting(1)
     cores = len(os.sched_getaffinity(0))
