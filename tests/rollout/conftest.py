@@ -172,7 +172,7 @@ def view() -> Acting:
     return Acting()
 
 
-FILE = """
+SMALL = """
 [env]
 id = "CartPole-v1"
 num_envs = 8
@@ -181,10 +181,8 @@ num_actors = 3
 unroll_length = 16
 [network]
 hidden_sizes = [8]
-[stop]
-env_steps = 1_000_000_000
-wall_s = 80
 """
+FILE = f"{SMALL}[stop]\nenv_steps = 1_000_000_000\nwall_s = 80\n"
 
 
 class Command:

@@ -18,21 +18,9 @@ from rollout.chaos_processes import ActingAgain, RunWatch
 from rollout.chaos_report import make_report
 from rollout.cli import main
 from rollout.host_memory import HostPage, Slot
-from tests.rollout.conftest import wait_until
+from tests.rollout.conftest import SMALL, wait_until
 
 SOON_S = 90.0  # for what must happen at all, on a machine with other things to do
-FILE = """
-[env]
-id = "CartPole-v1"
-num_envs = 8
-[fleet]
-num_actors = 3
-unroll_length = 16
-[network]
-hidden_sizes = [8]
-[stop]
-env_steps = {env_steps}
-"""
 
 # The plan
 
@@ -267,7 +255,7 @@ def file(places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def file(updates: int) -> str:
-        Path("x.toml").write_text(FILE.format(env_steps=updates * 8 * 16))
+        Path("x.toml").write_text(f"{SMALL}[stop]\nenv_steps = {updates * 8 * 16}\n")
         return "x.toml"
 
     return file
