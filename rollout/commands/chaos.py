@@ -110,7 +110,7 @@ def chaos(
 
 def _interrupt(_number: int, _frame: object) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # both runs end within a limit
+        signal.signal(number, signal.SIG_IGN)  # the run that goes on ends within a limit
     raise KeyboardInterrupt
 
 
