@@ -13,6 +13,12 @@ from rollout.envs.errors import EnvError
 
 BUNDLED = {
     "CartPole-v1": "rollout.envs.classic.cartpole:CartPole",
+    "Asterix-MinAtar": "rollout.envs.minatar.asterix:Asterix",
+    "Asterix-MinAtar-full": "rollout.envs.minatar.asterix:AsterixFull",
+    "Breakout-MinAtar": "rollout.envs.minatar.breakout:Breakout",
+    "Breakout-MinAtar-full": "rollout.envs.minatar.breakout:BreakoutFull",
+    "Freeway-MinAtar": "rollout.envs.minatar.freeway:Freeway",
+    "Freeway-MinAtar-full": "rollout.envs.minatar.freeway:FreewayFull",
     "Counting-v0": "rollout.envs.diagnostic.counting:Counting",
 }
 
