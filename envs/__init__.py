@@ -3,8 +3,11 @@
 from rollout.envs.batch import Envs, Outcome
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
+from rollout.envs.gymnasium_registration import register
 from rollout.envs.philox import integers, normal, uniform
 from rollout.envs.registry import BUNDLED, find_env
+from rollout.envs.single_env import SingleEnv
+from rollout.envs.vector_env import VectorEnv
 
 __all__ = [
     "BUNDLED",
@@ -12,8 +15,11 @@ __all__ = [
     "EnvError",
     "Envs",
     "Outcome",
+    "SingleEnv",
+    "VectorEnv",
     "find_env",
     "integers",
     "normal",
+    "register",
     "uniform",
 ]

@@ -48,6 +48,7 @@ class CompiledEnv:
     max_episode_steps: steps after which an episode is truncated, or None.
     has_hidden_state: whether an episode depends on more than `state`, on something a function of
         its own calls, say. It cannot be moved or saved then: its episodes are begun anew instead.
+    render_fps: pictures per second at which `render` looks like the real thing.
     reset(state, params, draw): begins an episode.
     step(state, params, action, draw): returns (reward, terminated). action: an integer for
         Discrete, an int32 array for MultiDiscrete, a float32 array for Box, which a fleet clips to
@@ -65,6 +66,7 @@ class CompiledEnv:
     action_space: ClassVar[Space]
     max_episode_steps: ClassVar[int | None] = None
     has_hidden_state: ClassVar[bool] = False
+    render_fps: ClassVar[int] = 30
     reset: Any
     step: Any
     observe: Any

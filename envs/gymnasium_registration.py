@@ -1,0 +1,41 @@
+"""Compiled environments by name in Gymnasium: `gymnasium.make` and `gymnasium.make_vec`."""
+
+import gymnasium
+
+from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.registry import BUNDLED
+
+NAMESPACE = "rollout"
+
+# What the definitions say themselves; to import all of them for it would make `import rollout.envs`
+# slow. Without an entry an episode has no limit.
+TIME_LIMITS = {
+    "CartPole-v1": 500,
+    "Acrobot-v1": 500,
+    "MountainCar-v0": 200,
+    "MountainCarContinuous-v0": 999,
+    "Pendulum-v1": 200,
+    "Counting-v0": 5,
+}
+
+
+def register(env_id: str, env: type[CompiledEnv]) -> None:
+    """Let `gymnasium.make(env_id)` and `gymnasium.make_vec(env_id, num_envs=N)` build `env`.
+
+    env_id: `name-v0`, or with a namespace `name/name-v0`.
+    """
+    _register(env_id, env, env.max_episode_steps)
+
+
+def _register(env_id: str, env: type[CompiledEnv] | str, max_episode_steps: int | None) -> None:
+    gymnasium.register(
+        env_id,
+        entry_point="rollout.envs.single_env:UnlimitedEnv",
+        vector_entry_point="rollout.envs.vector_env:VectorEnv",
+        max_episode_steps=max_episode_steps,  # the wrapper TimeLimit counts, or our VectorEnv
+        kwargs={"env": env},
+    )
+
+
+for _env_id in BUNDLED:
+    _register(f"{NAMESPACE}/{_env_id}", _env_id, TIME_LIMITS.get(_env_id))

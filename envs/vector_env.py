@@ -1,0 +1,368 @@
+"""Compiled environments as a `gymnasium.vector.VectorEnv`: one compiled call per step."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+from rollout.envs.batch import Envs
+from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.errors import EnvError
+from rollout.envs.layouts import action_layout
+from rollout.envs.observation_batch import first_rows, one_row
+from rollout.envs.registry import find_env
+from rollout.envs.vector_memory import (
+    BEGAN,
+    LENGTH,
+    MODES,
+    RETURN,
+    TIME,
+    Memory,
+    load_vector_kernels,
+)
+
+NO_LIMIT = -1  # what `gymnasium.make` calls it
+
+
+class VectorEnv(gymnasium.vector.VectorEnv):
+    """N environments behind Gymnasium's interface for vectors of them.
+
+    `step` and `reset` give what `gymnasium.vector.SyncVectorEnv` gives of single environments
+    (rollout.envs.SingleEnv). Environment i of a vector that is reset with seed s is the single
+    environment that is reset with seed s + i. `reset` without a seed goes on to the next episode;
+    if it is the first, the system's entropy seeds it.
+
+    infos: where an episode ended, its statistics as the wrapper RecordEpisodeStatistics has them:
+    `episode` (`r`, `l`, `t`: return, length and seconds, arrays [N]) with the mask `_episode`; with
+    SAME_STEP also `final_obs` and `final_info`. `action_mask`, int8 [N, mask_size] as
+    `Discrete.sample` takes it, if the environment has one.
+    """
+
+    def __init__(
+        self,
+        env: type[CompiledEnv] | str,
+        num_envs: int = 1,
+        *,
+        params: Mapping[str, Any] | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        copy: bool = True,
+        episode_statistics: bool = True,
+        jit: bool = True,
+    ) -> None:
+        """Make N environments that wait for their first `reset`.
+
+        env: a definition, a bundled id, or `package.module:Name`. params: in place of the defaults.
+        max_episode_steps: in place of the definition's; -1 for no limit.
+        copy: whether every call gives new observations; without, all give the same arrays, which
+            the next call overwrites.
+        episode_statistics: whether infos have `episode`. Inside RecordEpisodeStatistics they never
+            do: the wrapper brings its own and refuses others.
+        jit: False runs the same code as plain Python, for a debugger.
+        """
+        env = find_env(env) if isinstance(env, str) else env
+        self._arguments = {
+            "env": env,
+            "num_envs": num_envs,
+            "params": params,
+            "autoreset_mode": autoreset_mode,
+            "max_episode_steps": max_episode_steps,
+            "render_mode": render_mode,
+            "copy": copy,
+            "episode_statistics": episode_statistics,
+            "jit": jit,
+        }
+        self._envs = Envs(env, num_envs, 0, params=params, jit=jit, begin=False)
+        self.num_envs = num_envs
+        self.single_observation_space = deepcopy(env.observation_space)  # it has a generator
+        self.single_action_space = deepcopy(env.action_space)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._mode = AutoresetMode(autoreset_mode)
+        self.metadata = metadata_of(env) | {"autoreset_mode": self._mode}
+        self.render_mode = _checked_render_mode(env, render_mode)
+
+        kernels = load_vector_kernels(env, jit)
+        self._begin_chosen, self._step_chosen = kernels.begin_chosen, kernels.step_chosen
+        self._memory = Memory(env, num_envs)
+        self._reused = None if copy else self._memory.observations.allocate()
+        self._has_mask = hasattr(env, "action_mask")
+        self._no_mask = self._memory.final_mask  # [N, 0] without masks
+        self._step_arguments = (MODES.index(self._mode), _time_limit(env, max_episode_steps))
+        self._wants_statistics = episode_statistics
+        self._gives_statistics = episode_statistics
+        self._is_begun = False
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode in all environments, or in those of options["reset_mask"] (bool [N]).
+
+        seed: s for s, s + 1, …, or one for each environment, from 0 to 2³² - 1.
+        """
+        chosen = self._reset_mask(options)
+        seeds = self._seeds(seed, chosen)
+        self._gives_statistics = self._wants_statistics and not _is_counted_by_wrapper(self)
+        self._is_begun = True
+        observations, mask = self._begin(chosen, seeds)
+        mask[~chosen] = False
+        return observations, self._mask_infos(mask, chosen)
+
+    def _begin(self, chosen: np.ndarray, seeds: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Reset the chosen ones; returns what all of them show and allow."""
+        memory = self._memory
+        block, observations = self._reused or memory.observations.allocate()
+        mask = np.empty_like(memory.final_mask)
+        self._begin_chosen(
+            *self._envs.kernel_arguments(),
+            chosen,
+            seeds,
+            time.perf_counter(),
+            memory.ended,
+            memory.episodes,
+            memory.row,
+            block,
+            mask,
+        )
+        return observations, mask
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One step of all environments: observations, rewards, terminated, truncated, infos.
+
+        actions: integers [N] for Discrete, [N, n] for MultiDiscrete, numbers [N, n] for Box, which
+            are taken as they are. Raises EnvError, before anything is stepped, for others.
+        """
+        memory, N = self._memory, self.num_envs
+        given = self._given(actions)
+        block, observations = self._reused or memory.observations.allocate()
+        mask = np.empty_like(memory.final_mask) if self._has_mask else self._no_mask
+        rewards = np.empty(N)
+        terminated, truncated = np.empty(N, np.bool_), np.empty(N, np.bool_)
+        num_ended = self._step_chosen(
+            self._envs.record_bytes,
+            self._envs.params_bytes,
+            given,
+            memory.action,
+            *self._step_arguments,
+            time.perf_counter(),
+            memory.ended,
+            memory.episodes,
+            memory.row,
+            block,
+            mask,
+            rewards,
+            terminated,
+            truncated,
+            memory.final_block,
+            memory.final_mask,
+        )
+        if num_ended < 0:
+            raise EnvError(self._step_problem(actions))
+        infos = self._mask_infos(mask, np.ones(N, np.bool_)) if self._has_mask else {}
+        if num_ended:
+            self._tell_ends(infos, terminated | truncated, num_ended)
+        return observations, rewards, terminated, truncated, infos
+
+    def _given(self, actions: Any) -> np.ndarray:
+        """Actions as the kernel takes them: a new array, which nobody else writes or keeps."""
+        memory = self._memory
+        try:
+            array = np.asarray(actions)
+        except (TypeError, ValueError) as error:  # ragged lists, tensors on a GPU
+            raise EnvError(f"{self._name} cannot read its actions: {error}") from error
+        fits = array.shape == memory.action.shape and array.dtype.kind in memory.action_kinds
+        if not (fits and self._is_begun):
+            raise EnvError(self._step_problem(actions))
+        return array.astype(memory.given_dtype, "C")
+
+    def _tell_ends(self, infos: dict[str, Any], ended: np.ndarray, num_ended: int) -> None:
+        memory = self._memory
+        if self._gives_statistics:
+            infos["episode"] = {
+                "r": memory.episodes[RETURN].copy(),
+                "l": memory.episodes[LENGTH].astype(np.int64),
+                "t": memory.episodes[TIME].copy(),
+            }
+            infos["_episode"] = ended
+        if self._mode == AutoresetMode.SAME_STEP:
+            last = first_rows(memory.final_seen, num_ended)
+            final_obs = np.full(self.num_envs, None, object)
+            for row, i in enumerate(np.flatnonzero(ended)):
+                final_obs[i] = one_row(last, row)
+            infos["final_obs"], infos["_final_obs"] = final_obs, ended.copy()
+            infos["final_info"] = self._mask_infos(memory.final_mask.copy(), ended.copy())
+            infos["_final_info"] = ended.copy()
+
+    def _mask_infos(self, mask: np.ndarray, is_told: np.ndarray) -> dict[str, Any]:
+        if not self._has_mask:
+            return {}
+        return {"action_mask": mask.view(np.int8), "_action_mask": is_told}
+
+    def _step_problem(self, actions: Any) -> str:
+        """Why a step with these actions, an array or what becomes one, was refused."""
+        layout, found = action_layout(self._envs.env.action_space), np.asarray(actions)
+        shape = (self.num_envs, *layout.shape)
+        if found.shape != shape or found.dtype.kind not in self._memory.action_kinds:
+            kind = "integers" if layout.choices else "numbers"
+            return (
+                f"{self._name} got actions {found.dtype} {list(found.shape)}, "
+                f"wanted {kind} {list(shape)}"
+            )
+        if not self._is_begun:
+            return f"{self._name}: call reset before step"
+        if layout.choices:
+            wrong = np.argwhere((found < 0) | (found >= np.array(layout.choices)))
+            if len(wrong):
+                place = tuple(wrong[0])
+                stop = layout.choices[place[1] if layout.shape else 0]
+                return (
+                    f"{self._name} got action {found[place]} for environment {place[0]}, wanted "
+                    f"an integer from 0 to {stop - 1}"
+                )
+        waiting = ", ".join(map(str, np.flatnonzero(self._memory.ended)))
+        return (
+            f"{self._name}: the episode of environment {waiting} has ended; reset it before the "
+            "next step (of several: options={'reset_mask': terminated | truncated})"
+        )
+
+    def snapshot(self) -> bytes:
+        """All that is known of what the environments will do; Envs.snapshot says how much that is.
+
+        Raises EnvError before the first `reset`.
+        """
+        if not self._is_begun:
+            raise EnvError(f"{self._name}: call reset before snapshot")
+        return self._envs.snapshot() + self._memory.ended.tobytes()
+
+    def restore(self, snapshot: bytes) -> tuple[Any, dict[str, Any]]:
+        """Put back what `snapshot` returned; returns observations and infos as `reset` does."""
+        memory, N = self._memory, self.num_envs
+        self._envs.restore(snapshot[:-N])
+        # what has hidden state began its next episode instead
+        memory.ended[:] = np.frombuffer(snapshot[-N:], np.bool_)
+        memory.ended[:] &= not self._envs.env.has_hidden_state
+        memory.episodes[BEGAN] = time.perf_counter()
+        self._is_begun = True
+        observations, mask = self._begin(np.zeros(N, np.bool_), np.zeros(N, np.int64))
+        return observations, self._mask_infos(mask, np.ones(N, np.bool_))
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """What the environments look like: uint8 [height, width, 3] of each."""
+        if self.render_mode is None:
+            gymnasium.logger.warn(f"{self._name} was made without render_mode='rgb_array'")
+            return None
+        return tuple(self._envs.render(i) for i in range(self.num_envs))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "arguments": self._arguments,
+            "snapshot": self.snapshot() if self._is_begun else None,
+            "gives_statistics": self._gives_statistics,
+            "spec": self.spec,
+            "closed": self.closed,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["arguments"])
+        if state["snapshot"] is not None:
+            self.restore(state["snapshot"])
+        self._gives_statistics = state["gives_statistics"]
+        self.spec, self.closed = state["spec"], state["closed"]
+
+    @property
+    def _name(self) -> str:
+        return self._envs.env.__qualname__
+
+    def _reset_mask(self, options: Mapping[str, Any] | None) -> np.ndarray:
+        """Which environments to reset."""
+        chosen = (options or {}).get("reset_mask")
+        if chosen is None:
+            return np.ones(self.num_envs, np.bool_)
+        is_mask = isinstance(chosen, np.ndarray) and chosen.dtype == np.bool_
+        if not (is_mask and chosen.shape == (self.num_envs,) and chosen.any()):
+            raise EnvError(
+                f"options['reset_mask'] is {chosen!r}, wanted a bool array [{self.num_envs}] "
+                "with at least one True"
+            )
+        if not (self._is_begun or chosen.all()):
+            raise EnvError(f"{self._name}: the first reset is of all environments")
+        return np.array(chosen)
+
+    def _seeds(self, seed: int | Sequence[int | None] | None, chosen: np.ndarray) -> np.ndarray:
+        """int64 [N]: the seed of each environment, or -1 to go on to its next episode."""
+        if seed is None:
+            wanted: list[Any] = [None] * self.num_envs
+        elif isinstance(seed, int | np.integer):
+            wanted = [int(seed) + i for i in range(self.num_envs)]
+        else:
+            wanted = list(seed)
+        if len(wanted) != self.num_envs:
+            raise EnvError(f"{len(wanted)} seeds for {self.num_envs} environments")
+        seeds = np.full(self.num_envs, -1)
+        for i in np.flatnonzero(chosen):
+            if wanted[i] is not None:
+                if not (isinstance(wanted[i], int | np.integer) and 0 <= wanted[i] < 2**32):
+                    raise EnvError(
+                        f"seed {wanted[i]!r} of environment {i}, wanted an integer from 0 to "
+                        f"{2**32 - 1}, or None"
+                    )
+                seeds[i] = wanted[i]
+        if not self._is_begun:
+            entropy = np.frombuffer(os.urandom(4 * self.num_envs), np.uint32)
+            seeds = np.where(seeds < 0, entropy, seeds)
+        return seeds
+
+
+def metadata_of(env: type[CompiledEnv]) -> dict[str, Any]:
+    """Gymnasium's metadata of an environment."""
+    modes = ["rgb_array"] if hasattr(env, "render") else []
+    return {"render_modes": modes, "render_fps": env.render_fps}
+
+
+def _checked_render_mode(env: type[CompiledEnv], render_mode: str | None) -> str | None:
+    modes = metadata_of(env)["render_modes"]
+    if render_mode is not None and render_mode not in modes:
+        raise EnvError(
+            f"{env.__qualname__} has no render_mode={render_mode!r}, wanted "
+            + " or ".join(map(repr, [*modes, None]))
+        )
+    return render_mode
+
+
+def _time_limit(env: type[CompiledEnv], chosen: int | None) -> int:
+    """Steps of an episode, 0 for no limit."""
+    if chosen is None:
+        return env.max_episode_steps or 0
+    if not (isinstance(chosen, int | np.integer) and (chosen == NO_LIMIT or 0 < chosen < 2**31)):
+        raise EnvError(
+            f"max_episode_steps={chosen!r}, wanted a positive integer, {NO_LIMIT} for no limit, or "
+            "None for the environment's own"
+        )
+    return 0 if chosen == NO_LIMIT else int(chosen)
+
+
+def _is_counted_by_wrapper(envs: VectorEnv) -> bool:
+    """Whether a RecordEpisodeStatistics around `envs` is among the callers.
+
+    It refuses infos that hold statistics, and a wrapper tells what it wraps nothing of itself.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "reset":
+            caller = frame.f_locals.get("self")
+            if isinstance(caller, RecordEpisodeStatistics) and caller.unwrapped is envs:
+                return True
+        frame = frame.f_back
+    return False
