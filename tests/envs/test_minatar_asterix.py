@@ -48,16 +48,20 @@ MOVES = {"n": (0, 0), "l": (0, -1), "u": (-1, 0), "r": (0, 1), "d": (1, 0)}
 
 def gather_with_care(board, rng):
     """A player that goes for the nearest gold, but not to a cell beside an enemy."""
-    player = np.argwhere(board[:, :, PLAYER])[0]
-    gold = np.argwhere(board[:, :, GOLD])
+    player, gold, enemies = (cells(board, channel) for channel in (PLAYER, GOLD, ENEMY))
 
     def cost(letter):
-        y, x = np.clip(player + MOVES[letter], (1, 0), (8, 9))
-        is_danger = board[y, max(0, x - 1) : x + 2, ENEMY].any()
-        way = abs(gold - (y, x)).sum(1).min() if len(gold) else abs(x - 4.5)
-        return 100 * is_danger + way
+        (y, x), (down, right) = player[0], MOVES[letter]
+        y, x = min(max(y + down, 1), 8), min(max(x + right, 0), 9)
+        is_danger = any(row == y and abs(column - x) <= 1 for row, column in enemies)
+        ways = [abs(row - y) + abs(column - x) for row, column in gold]
+        return 100 * is_danger + min(ways, default=abs(x - 4.5))
 
     return min(MOVES, key=cost)
+
+
+def cells(board, channel):
+    return [divmod(cell, 10) for cell in np.flatnonzero(board[:, :, channel]).tolist()]
 
 
 @pytest.mark.parametrize("ramping", [True, False])

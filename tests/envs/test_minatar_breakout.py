@@ -41,9 +41,9 @@ def fields(their):
 def follow_ball(board, rng):
     """A player that rarely misses: it goes where the ball will come down, when that is near."""
     paddle = int(board[9, :, PADDLE].argmax())
-    y, x = (int(place) for place in np.argwhere(board[:, :, BALL])[0])
-    trail_y, trail_x = (int(place) for place in np.argwhere(board[:, :, TRAIL])[0])
-    direction = int(np.sign(x - trail_x))
+    y, x = divmod(int(board[:, :, BALL].argmax()), 10)
+    trail_y, trail_x = divmod(int(board[:, :, TRAIL].argmax()), 10)
+    direction = (x > trail_x) - (x < trail_x)
     if trail_y <= y:  # coming down, or along the ceiling
         for _ in range(8 - y):
             direction = -direction if not 0 <= x + direction <= 9 else direction
