@@ -2,6 +2,7 @@
 
 import dis
 import functools
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rollout.envs import philox
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
 from rollout.envs.layouts import ActionLayout, ObservationLayout, action_layout, observation_layout
-from rollout.envs.records import ArrayView, RecordView
+from rollout.envs.records import RecordView, as_author_sees
 
 TEMPLATE = Path(__file__).parent / "batch_kernel.py"
 
@@ -29,21 +30,13 @@ def state_bytes(env: type[CompiledEnv]) -> int:
 
 def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
     """What batch_kernel.py needs to know of an environment."""
-    shown, taken = observation_layout(env.observation_space), action_layout(env.action_space)
+    shown = observation_layout(env.observation_space)
     has_mask = hasattr(env, "action_mask")
     functions = {"env_reset": env.reset, "env_step": env.step, "env_observe": env.observe}
     if has_mask:
         functions["env_mask"] = env.action_mask
-    if not jit:  # NumPy's numbers wrap and round where compiled code does not: see records.py
-        as_action = ArrayView if taken.shape else int
-        functions |= {
-            "env_step": lambda state, params, action, draw: env.step(
-                state, params, as_action(action), draw
-            ),
-            "env_observe": lambda state, params, observation: env.observe(
-                state, params, observation if shown.record else ArrayView(observation)
-            ),
-        }
+    if not jit:
+        functions = {name: _in_plain_python(function) for name, function in functions.items()}
     return functions | {
         "ENV_RECORD": record_dtype(env),
         "PARAMS_RECORD": env.params_dtype(),
@@ -60,6 +53,16 @@ def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
     }
 
 
+def _in_plain_python(function: Any) -> Any:
+    """An author's function that gets views: NumPy's numbers wrap where compiled code's do not."""
+    names = tuple(inspect.signature(function).parameters)
+
+    def plain(*arguments: Any) -> Any:
+        return function(*map(as_author_sees, arguments, names))
+
+    return plain
+
+
 def _uses_parameter(function: Any, position: int) -> bool:
     name = function.__code__.co_varnames[position]
     return any(step.argval == name for step in dis.get_instructions(function))
@@ -69,7 +72,9 @@ class Envs:
     """Environments first_env, …, first_env + num_envs - 1 of a run, all at the start of episode 0.
 
     Holds everything about them in `records`, [N] of `record_dtype(env)`. Owned by one process.
-    jit=False runs the same functions as plain Python, for a debugger.
+    jit=False runs the same functions as plain Python, for a debugger. checked=True raises EnvError
+    that names place and value (see checked.py) where an index lies outside its array, an
+    observation outside its space, or a reward is not finite; about a hundred times slower.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Envs:
         first_env: int = 0,
         params: Mapping[str, Any] | None = None,
         jit: bool = True,
+        checked: bool = False,
         begin: bool = True,
     ) -> None:
         """begin: reset all of them; without, their records are zero until `restore`."""
@@ -94,7 +100,7 @@ class Envs:
         self.params = env.make_params(params)
         self.params_bytes = self.params.view(np.uint8)
         self.jit = jit
-        self._kernels = load_env_kernels(env, jit)
+        self._kernels = load_env_kernels(env, jit, checked)
         self._step_all = self._kernels.step_all
         if begin:
             self._kernels.begin_all(*self.kernel_arguments(), np.uint32(seed), np.uint32(first_env))
@@ -160,8 +166,8 @@ class Envs:
         render = getattr(self.env, "render", None)
         if render is None:
             raise EnvError(f"{self.env.__qualname__} has no render(state, params)")
-        state = RecordView(self.records["state"][i : i + 1])
-        return render(state, RecordView(self.params))
+        state = RecordView(self.records["state"][i : i + 1], "state")
+        return render(state, RecordView(self.params, "params"))
 
     def step(self, action: np.ndarray, outcome: "Outcome") -> None:
         """Step all environments once and write `outcome`.
@@ -243,13 +249,13 @@ def _rows(layout: ObservationLayout | ActionLayout, num_envs: int) -> np.ndarray
     return np.zeros((num_envs, *layout.shape), layout.dtype)
 
 
-def load_env_kernels(env: type[CompiledEnv], jit: bool = True) -> Any:
+def load_env_kernels(env: type[CompiledEnv], jit: bool = True, checked: bool = False) -> Any:
     """The functions of batch_kernel.py for one environment; loaded once per process."""
-    return _load_env_kernels(env, jit)
+    return _load_env_kernels(env, jit, checked)
 
 
 @functools.cache
-def _load_env_kernels(env: type[CompiledEnv], jit: bool) -> Any:
+def _load_env_kernels(env: type[CompiledEnv], jit: bool, checked: bool) -> Any:
     from rollout.envs import kernels  # loads Numba, which who only names environments can spare
 
     outcome = Outcome(env, 2)
@@ -261,9 +267,19 @@ def _load_env_kernels(env: type[CompiledEnv], jit: bool) -> Any:
         "mask_all": (*head, np.zeros((2, 1), np.bool_)),
         "step_all": (*head, _rows(action_layout(env.action_space), 2), *outcome.arrays),
     }
-    return kernels.load_kernels(
-        TEMPLATE, env_bindings(env, jit), examples, jit, authored=_authored_functions(env)
+    loaded = kernels.load_kernels(
+        TEMPLATE,
+        env_bindings(env, jit),
+        examples,
+        jit,
+        authored=_authored_functions(env),
+        checked=checked,
     )
+    if not checked:
+        return loaded
+    from rollout.envs.checked import CheckedKernels
+
+    return CheckedKernels(env, loaded)
 
 
 def _authored_functions(env: type[CompiledEnv]):
@@ -284,7 +300,6 @@ def _authored_functions(env: type[CompiledEnv]):
     mask = {}
     if hasattr(env, "action_mask"):
         mask["env_mask"] = (state, params, numba.typeof(np.zeros(1, np.bool_)))
-    writes = {"env_observe": "observation", "env_mask": "mask"}
     return Authored(
         owner=env.__qualname__,
         types={
@@ -293,9 +308,5 @@ def _authored_functions(env: type[CompiledEnv]):
             "env_observe": (state, params, observation),
             **mask,
         },
-        returns={
-            "env_reset": "nothing",
-            "env_step": "(reward, terminated)",
-            **{name: f"nothing (it writes into `{what}`)" for name, what in writes.items()},
-        },
+        may_hide_state=env.has_hidden_state,
     )

@@ -20,7 +20,14 @@ import numba
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
-KIT = ("batch_kernel.py", "kernels.py", "philox.py", "philox_compiled.py", "records.py")
+KIT = (
+    "batch_kernel.py",
+    "checked_copies.py",
+    "kernels.py",
+    "philox.py",
+    "philox_compiled.py",
+    "records.py",
+)
 
 
 class Uncached(Exception):
@@ -135,7 +142,7 @@ def named_in(function: types.FunctionType) -> dict[str, Any]:
     waiting = list(found.items())
     while waiting:
         place, value = waiting.pop()
-        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] not in _LIBRARIES:
+        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] not in LIBRARIES:
             members = {f"{place}.{n}": getattr(value, n) for n in names if hasattr(value, n)}
             new = {place: member for place, member in members.items() if place not in found}
             found |= new
@@ -143,4 +150,4 @@ def named_in(function: types.FunctionType) -> dict[str, Any]:
     return found
 
 
-_LIBRARIES = ("numpy", "math", "cmath", "numba")  # known by their versions
+LIBRARIES = ("numpy", "math", "cmath", "numba")  # known by their versions

@@ -32,7 +32,9 @@ from numba.core import config as numba_config
 from numba.extending import overload, register_jitable
 
 from rollout.envs import philox_compiled  # noqa: F401  (gives philox.py its compiled bodies)
-from rollout.envs.compile_errors import check_returns, explained, is_of_kit
+from rollout.envs.checked_copies import CheckedCopies
+from rollout.envs.authored import AuthoredFunction, is_of_kit
+from rollout.envs.compile_errors import compile_authored
 from rollout.envs.errors import EnvError
 from rollout.envs.fingerprints import Uncached, fingerprint, named_in
 from rollout.envs.records import records
@@ -56,13 +58,13 @@ class Authored:
     """The functions among the bindings that an environment's author wrote.
 
     They are compiled first, each alone, so that what is wrong with one is said of that one.
-    owner: the environment's name. types: binding → argument types. returns: binding → what it must
-    return (see compile_errors.check_returns).
+    owner: the environment's name. types: binding → argument types. may_hide_state: whether an
+    episode may depend on more than its record.
     """
 
     owner: str
     types: Mapping[str, tuple]
-    returns: Mapping[str, str]
+    may_hide_state: bool
 
 
 def load_kernels(
@@ -73,6 +75,7 @@ def load_kernels(
     *,
     preamble: str = "",
     authored: Authored | None = None,
+    checked: bool = False,
 ) -> types.SimpleNamespace:
     """The template's functions, compiled for the given bindings.
 
@@ -81,6 +84,8 @@ def load_kernels(
         raises TypeError.
     preamble: generated source that runs before the template and whose names the template may bind.
     authored: what among the bindings has not been checked yet.
+    checked: an index outside its array raises IndexError in the functions among the bindings and in
+        all they call, where it would read or overwrite other memory (checked_copies.py).
 
     With jit=False the template runs as plain Python. Raises EnvError where a function of the
     environment's does not compile.
@@ -100,10 +105,11 @@ def load_kernels(
         name: tuple(numba.typeof(argument) for argument in arguments)
         for name, arguments in examples.items()
     }
-    compiled = {name: _compiled_if_function(value) for name, value in bindings.items()}
+    make = CheckedCopies().of if checked else _compiled_if_function
+    compiled = {name: make(value) for name, value in bindings.items()}
     compile_in = functools.partial(_compile, source, template.name, compiled, authored, types_of)
     try:
-        digest = fingerprint(source, bindings, types_of)
+        digest = fingerprint(source, {**bindings, "checked": checked}, types_of)
     except Uncached:
         return compile_in(None, "rollout_kernel")
     name = f"rollout_kernel_{digest[:16]}"
@@ -219,12 +225,9 @@ def _compile(source, file_name, bindings, authored, types_of, folder, name):
 def _compile_authored(authored: Authored, bindings: Mapping[str, Any]) -> None:
     for name, argument_types in authored.types.items():
         dispatcher = bindings[name]
-        try:
-            dispatcher.compile(argument_types)
-        except Exception as error:  # not only NumbaError: an unknown field ends in a KeyError
-            raise explained(authored.owner, dispatcher.py_func, error) from error
-        found = dispatcher.nopython_signatures[0].return_type
-        check_returns(authored.owner, dispatcher.py_func, authored.returns[name], found)
+        function = inspect.unwrap(dispatcher.py_func)  # of a checked copy: what it is a copy of
+        one = AuthoredFunction(authored.owner, function, name, argument_types)
+        compile_authored(one, dispatcher, may_hide_state=authored.may_hide_state)
 
 
 @contextlib.contextmanager

@@ -22,29 +22,47 @@ def records(record_bytes: np.ndarray, dtype: np.dtype) -> "RecordsView":
     return RecordsView(record_bytes.view(dtype))
 
 
+def as_author_sees(value: Any, name: str) -> Any:
+    """What an author's function gets in plain Python for an argument that it calls `name`."""
+    if isinstance(value, RecordView):
+        return RecordView(object.__getattribute__(value, "_array"), name)
+    return ArrayView(value, name) if isinstance(value, np.ndarray) else int(value)
+
+
 class RecordView:
-    """One record of a structured array, its fields as attributes."""
+    """One record of a structured array, its fields as attributes.
 
-    __slots__ = ("_array",)
+    name: what errors call it; its fields are `name.field`, or `field` if it is empty.
+    """
 
-    def __init__(self, array: np.ndarray) -> None:
+    __slots__ = ("_array", "_name")
+
+    def __init__(self, array: np.ndarray, name: str = "") -> None:
         object.__setattr__(self, "_array", array)  # shape [1], so that every field is a view
+        object.__setattr__(self, "_name", name)
 
     def __getattr__(self, name: str) -> Any:
-        field = self._field(name)
+        field, place = self._field(name)
         if field.dtype.names is not None:
-            return RecordView(field) if field.ndim == 1 else RecordsView(field[0])
-        return _number(field[0]) if field.ndim == 1 else ArrayView(field[0])
+            return RecordView(field, place) if field.ndim == 1 else RecordsView(field[0], place)
+        return _number(field[0]) if field.ndim == 1 else ArrayView(field[0], place)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        field = self._field(name)
-        field[0] = _wrapped(value, field.dtype)
+        field, place = self._field(name)
+        try:
+            field[0] = _wrapped(value, field.dtype)
+        except (ValueError, OverflowError, TypeError) as error:
+            raise _assignment_error(place, value, error) from None
 
-    def _field(self, name: str) -> np.ndarray:
+    def _field(self, name: str) -> tuple[np.ndarray, str]:
+        """(the field, what it is called)."""
         array = object.__getattribute__(self, "_array")
+        record = object.__getattribute__(self, "_name")
         if array.dtype.names is None or name not in array.dtype.names:
-            raise AttributeError(f"the record has no field {name!r}; it has {array.dtype.names}")
-        return array[name]
+            raise AttributeError(
+                f"{record or 'the record'} has no field {name!r}; it has {array.dtype.names}"
+            )
+        return array[name], f"{record}.{name}" if record else name
 
     def __repr__(self) -> str:
         array = object.__getattribute__(self, "_array")
@@ -52,34 +70,57 @@ class RecordView:
 
 
 class RecordsView:
-    """An array of records: view[i] is a RecordView."""
+    """An array of records: view[i] is a RecordView, and so is view[i, j] of two dimensions."""
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: np.ndarray, name: str = "") -> None:
         self.array = array
         self.shape = array.shape
+        self._name = name
 
-    def __getitem__(self, i: int) -> RecordView:
-        return RecordView(self.array[i : i + 1])
+    def __getitem__(self, index: Any) -> Any:
+        name = _indexed(self._name, index) if self._name else ""
+        *first, last = index if isinstance(index, tuple) else (index,)
+        try:
+            if len(first) + 1 < self.array.ndim:
+                return RecordsView(self.array[index], name)
+            position = range(self.shape[-1])[last]  # a negative one counts from the end
+            return RecordView(self.array[(*first, slice(position, position + 1))], name)
+        except IndexError as error:
+            raise _index_error(self._name, self.shape, index, error) from None
+
+    def __len__(self) -> int:
+        return len(self.array)
 
 
 class ArrayView:
     """A nested array or an observation: numbers come out as Python's, slices as views.
 
-    Everything else (`shape`, `sum()`, …) is the array's own.
+    Everything else (`shape`, `sum()`, …) is the array's own. name: what errors call it.
     """
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: np.ndarray, name: str = "array") -> None:
         self.array = array
+        self._name = name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.array, name)
 
     def __getitem__(self, index: Any) -> Any:
-        value = self.array[index]
-        return ArrayView(value) if isinstance(value, np.ndarray) else _number(value)
+        try:
+            value = self.array[index]
+        except IndexError as error:
+            raise _index_error(self._name, self.array.shape, index, error) from None
+        if isinstance(value, np.ndarray):
+            return ArrayView(value, _indexed(self._name, index))
+        return _number(value)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.array[index] = _wrapped(value, self.array.dtype)
+        try:
+            self.array[index] = _wrapped(value, self.array.dtype)
+        except IndexError as error:
+            raise _index_error(self._name, self.array.shape, index, error) from None
+        except (ValueError, OverflowError, TypeError) as error:
+            raise _assignment_error(_indexed(self._name, index), value, error) from None
 
     def __len__(self) -> int:
         return len(self.array)
@@ -89,6 +130,31 @@ class ArrayView:
 
     def __repr__(self) -> str:
         return f"ArrayView({self.array!r})"
+
+
+def _indexed(name: str, index: Any) -> str:
+    """`board[3, 1:]`."""
+    indices = index if isinstance(index, tuple) else (index,)
+    return f"{name}[{', '.join(map(_shown, indices))}]"
+
+
+def _shown(index: Any) -> str:
+    if not isinstance(index, slice):
+        return "..." if index is Ellipsis else str(index)
+    ends = ["" if end is None else str(end) for end in (index.start, index.stop, index.step)]
+    return ":".join(ends if index.step is not None else ends[:2])
+
+
+def _index_error(name: str, shape: tuple[int, ...], index: Any, error: Exception) -> IndexError:
+    indices = index if isinstance(index, tuple) else (index,)
+    are_plain = all(isinstance(one, int | np.integer) for one in indices)
+    if are_plain and len(indices) <= len(shape):
+        return IndexError(f"{_indexed(name, index)} lies outside {shape}")
+    return IndexError(f"{_indexed(name, index)}: {error}")
+
+
+def _assignment_error(place: str, value: Any, error: Exception) -> Exception:
+    return type(error)(f"{place} = {value!r:.60}: {error}")
 
 
 class Short(int):

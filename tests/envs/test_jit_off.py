@@ -1,10 +1,13 @@
 """Plain Python and compiled code do the same, bit for bit: a debugger shows what really happens."""
 
+import math
+
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
 from rollout.envs import BUNDLED, CompiledEnv, Envs, Outcome, find_env, uniform
+from rollout.envs.layouts import action_layout
 from rollout.envs.records import ArrayView, RecordsView, RecordView, Short, Single, Unsigned
 from tests.envs.nasty import Nasty, Pixels
 
@@ -17,11 +20,13 @@ def test_plain_python_equals_compiled_bit_for_bit(env):
     num_envs, num_steps = 5, 150
     compiled = Envs(env, num_envs, seed=3), Outcome(env, num_envs)
     plain = Envs(env, num_envs, seed=3, jit=False), Outcome(env, num_envs)
+    for envs, _ in (compiled, plain):  # nearly over: few end within 150 steps
+        envs.records["clock"]["t"] = max(0, (env.max_episode_steps or 0) - 60)
     assert compiled[0].snapshot() == plain[0].snapshot()
     np.testing.assert_array_equal(compiled[0].observation(), plain[0].observation())
     episodes = 0
     for t in range(num_steps):
-        action = rng.integers(0, env.action_space.n, num_envs).astype(np.int32)
+        action = random_actions(env, num_envs, rng)
         for envs, outcome in (compiled, plain):
             envs.step(action, outcome)
         for name in env.state.names:
@@ -33,7 +38,16 @@ def test_plain_python_equals_compiled_bit_for_bit(env):
         assert compiled[1].num_finals == plain[1].num_finals
         assert compiled[1].num_episodes == plain[1].num_episodes
         episodes += plain[1].num_episodes
-    assert episodes > num_envs, "the test would say little about resets"
+    has_limit = env.max_episode_steps is not None
+    assert episodes >= num_envs or not has_limit, "the test would say little about resets"
+
+
+def random_actions(env, num_envs: int, rng: np.random.Generator) -> np.ndarray:
+    taken = action_layout(env.action_space)
+    if not taken.choices:
+        return rng.uniform(taken.low, taken.high, (num_envs, len(taken.low))).astype(np.float32)
+    choices = taken.choices if taken.shape else taken.choices[0]
+    return rng.integers(0, choices, (num_envs, *taken.shape)).astype(np.int32)
 
 
 def view(dtype: list, **values) -> RecordView:
@@ -75,6 +89,83 @@ def test_unknown_field_is_refused_with_those_there_are():
         _ = record.b
     with pytest.raises(AttributeError, match="no field 'b'"):
         record.b = 1
+
+
+def test_index_outside_names_field_and_shape():
+    record = view([("board", "i1", (10, 10)), ("cells", [("r", "f8", (2,))], (3,))])
+    with pytest.raises(IndexError, match=r"^board\[10, 3\] lies outside \(10, 10\)$"):
+        record.board[10, 3] = 1
+    with pytest.raises(IndexError, match=r"^board\[-11, 0\] lies outside \(10, 10\)$"):
+        _ = record.board[-11, 0]
+    with pytest.raises(IndexError, match=r"^board\[2, :\]\[-11\] lies outside \(10,\)$"):
+        _ = record.board[2, :][-11]
+    with pytest.raises(IndexError, match=r"^board\[1, 2, 3\]: too many indices"):
+        _ = record.board[1, 2, 3]
+    with pytest.raises(IndexError, match=r"^cells\[3\] lies outside \(3,\)$"):
+        _ = record.cells[3]
+    with pytest.raises(IndexError, match=r"^cells\[2\].r\[2\] lies outside \(2,\)$"):
+        _ = record.cells[2].r[2]
+
+
+def test_value_that_does_not_fit_names_field_and_value():
+    record = view([("level", "u1"), ("board", "i1", (3,)), ("x", "f8")])
+    with pytest.raises(ValueError, match=r"^level = nan: cannot convert"):
+        record.level = math.nan
+    with pytest.raises(OverflowError, match=r"^board\[1\] = inf: cannot convert"):
+        record.board[1] = math.inf
+    with pytest.raises(ValueError, match=r"^board\[0:2\] = ArrayView.*: could not broadcast"):
+        record.board[0:2] = record.board
+    with pytest.raises(TypeError, match=r"^level = None: "):
+        record.level = None
+
+
+def test_author_functions_see_their_own_names():
+    envs, outcome = Envs(Outside, 1, 0, jit=False), Outcome(Outside, 1)
+    for action, text in enumerate(
+        (
+            r"s\.board\[3\] lies outside \(3,\)",
+            r"s has no field 'speed'; it has \('board',\)",
+            r"p has no field 'wind'",
+            r"shown\[1\] lies outside \(1,\)",
+        )
+    ):
+        with pytest.raises((IndexError, AttributeError), match=text):
+            envs.step(np.array([action], np.int32), outcome)
+
+
+class Outside(CompiledEnv):
+    """Fails in another way for each action."""
+
+    state = np.dtype([("board", "i8", (3,))])
+    observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = Discrete(4)
+
+    def reset(s, p, draw):
+        s.board[0] = 0
+
+    def step(s, p, action, draw):
+        if action == 0:
+            s.board[3] = 1
+        if action == 1:
+            s.speed = 1
+        if action == 2:
+            s.board[0] = p.wind
+        s.board[1] = action
+        return 0.0, False
+
+    def observe(s, p, shown):
+        if s.board[1] == 3:
+            shown[1] = 0
+
+
+def test_records_in_a_row_are_counted_from_either_end():
+    array = np.zeros(1, np.dtype([("grid", [("n", "i4")], (2, 3))]))
+    record = RecordsView(array)[0]
+    record.grid[1, -1].n = 7
+    assert array["grid"]["n"][0].tolist() == [[0, 0, 0], [0, 0, 7]]
+    assert record.grid[1][2].n == 7
+    assert [cell.n for cell in record.grid[1]] == [0, 0, 7]
+    assert len(record.grid) == 2
 
 
 def test_nested_arrays_are_views_that_write_through():
