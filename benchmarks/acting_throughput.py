@@ -11,12 +11,12 @@ import torch
 
 from rollout.acting import UnrollActor, Workspace, load_acting_kernels, read_only
 from rollout.envs import Envs, find_env
-from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.shapes import make_schema
 
 CARTPOLE = find_env("CartPole-v1")
 UNROLL_LENGTH = 128
-NETWORK = make_mlp((4,), 2, (64, 64), "tanh", "shared")
+NETWORK = make_mlp((4,), CategoricalHead((2,)), (64, 64), "tanh", "shared")
 WEIGHTS = read_only(initial_parameters(NETWORK, seed=1))
 SCHEMA = make_schema(CARTPOLE, UNROLL_LENGTH, has_value=True)
 

@@ -210,7 +210,7 @@ def make_inbox(plan: HostPlan) -> Inbox:
     inbox = Inbox(
         run=plan.run,
         schema=plan.schema,
-        num_actions=plan.network.num_actions,
+        choices=plan.network.head.choices,
         policy_lag=plan.policy_lag,
         shares=Shares(plan.num_envs, 0, is_lockstep=True),
         states=EnvStates(plan.num_envs, plan.schema.state_bytes, plan.seed),

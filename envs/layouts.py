@@ -8,7 +8,7 @@ as bytes. Categories become one-hot where a network reads them, as `gymnasium.sp
 import functools
 import keyword
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +97,9 @@ class _Same:
 def _observation_layout(key: _Same) -> ObservationLayout:
     space = key.space
     if not isinstance(space, Dict):
-        dtype, shape, categories = _leaf(space, "observation_space")
-        shape = shape or (1,)  # authors write observation[0]
-        return ObservationLayout(shape, dtype, None, (Part("", 0, dtype, shape, categories),))
+        part = Part("", 0, *_leaf(space, "observation_space"))
+        shape = part.shape or (1,)  # authors write observation[0] = k
+        return ObservationLayout(shape, part.dtype, None, (part,))
     record = _record(space, "observation_space")
     parts = tuple(_parts(space, record, "", 0))
     return ObservationLayout((record.itemsize,), np.dtype(np.uint8), record, parts)
@@ -166,6 +166,41 @@ def _names(part: Part) -> Iterator[str]:
             yield from (f"{indexed}={value}" for value in range(part.categories[j]))
         else:
             yield indexed
+
+
+def observation_rows(space: Space, observation: Any) -> tuple[np.ndarray, bool]:
+    """An observation as Gymnasium has it, or a batch of them, as rows [N, *layout.shape].
+
+    Returns the rows, a copy, and whether it was a batch. Raises ValueError that names what is not
+    of the space's shape or dtype.
+    """
+    layout = observation_layout(space)
+    arrays = [np.asarray(_entry(observation, part.name)) for part in layout.parts]
+    is_batch = arrays[0].ndim > len(layout.parts[0].shape)
+    num_rows = len(arrays[0]) if is_batch else 1
+    rows = np.zeros((num_rows, *layout.shape), layout.dtype)
+    in_bytes = rows.view(np.uint8).reshape(num_rows, -1)
+    for part, array in zip(layout.parts, arrays, strict=True):
+        wanted = (num_rows, *part.shape)[not is_batch :]
+        if array.shape != wanted or not np.can_cast(array.dtype, part.dtype, "same_kind"):
+            shape = ", ".join(map(str, part.shape))
+            raise ValueError(
+                f"{part.name or 'observation'} is {array.dtype} {list(array.shape)}, wanted "
+                f"{part.dtype} [{shape}], or [{', '.join(filter(None, ('N', shape)))}] for a batch"
+            )
+        kept = np.ascontiguousarray(array, part.dtype).reshape(num_rows, part.size)
+        stop = part.offset + kept[0].nbytes if num_rows else part.offset
+        in_bytes[:, part.offset : stop] = kept.view(np.uint8)
+    return rows, is_batch
+
+
+def _entry(observation: Any, name: str) -> Any:
+    """What a dictionary of dictionaries has under keys joined by dots."""
+    for key in filter(None, name.split(".")):
+        if not isinstance(observation, Mapping) or key not in observation:
+            raise ValueError(f"the observation has no {name!r}")
+        observation = observation[key]
+    return observation
 
 
 @dataclass(frozen=True)

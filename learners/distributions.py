@@ -1,33 +1,112 @@
-"""The categorical distribution over actions, as pure functions of logits.
+"""Distributions over actions, as the learner needs them: log-probabilities and entropies.
 
-Rows lie along memory here, [R, A] being the transpose of a contiguous [A, R], because torch's
+Rows of logits lie along memory, [R, A] being the transpose of a contiguous [A, R], because torch's
 reductions over a contiguous axis of two or three are ten times slower than over an outer one.
 """
+
+import math
+from typing import Protocol
 
 import torch
 from torch.nn import functional
 
-
-def log_probs(logits: torch.Tensor) -> torch.Tensor:
-    """log π(a) of every action a, [R, A], from logits [R, A]."""
-    if logits.ndim != 2:
-        raise ValueError(f"logits {list(logits.shape)}, expected [rows, actions]")
-    return torch.log_softmax(logits.t(), dim=0).t()
+# In place of a masked logit: its probability is 0, and 0 times its logarithm is 0 and not NaN.
+NEVER = -1e9
 
 
-def log_prob(log_probs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-    """log π(action) [R], from all log-probabilities [R, A] and actions, any integers, [R]."""
-    if log_probs.ndim != 2 or action.shape != log_probs.shape[:1]:
-        raise ValueError(
-            f"log-probabilities {list(log_probs.shape)} and actions {list(action.shape)}, "
-            "expected [rows, actions] and [rows]"
-        )
-    # nll_loss is a gather whose gradient is a plain loop instead of a scatter
-    return -functional.nll_loss(log_probs, action.long(), reduction="none")
+class Distribution(Protocol):
+    """A distribution for each of R rows."""
+
+    def log_prob(self, action: torch.Tensor) -> torch.Tensor:
+        """log π(action) [R], of actions as an unroll has them, a row each."""
+        ...
+
+    def entropy(self) -> torch.Tensor:
+        """-Σ π log π, or the differential entropy, in nats [R]."""
+        ...
 
 
-def entropy(log_probs: torch.Tensor) -> torch.Tensor:
-    """-Σ π(a) log π(a), in nats, [R], from all log-probabilities [R, A]."""
-    if log_probs.ndim != 2:
-        raise ValueError(f"log-probabilities {list(log_probs.shape)}, expected [rows, actions]")
-    return -(log_probs.exp() * log_probs).sum(-1)
+class Categorical:
+    """One choice among A actions."""
+
+    def __init__(self, logits: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+        """logits: [R, A]. mask: bool [R, A], what is allowed; None: everything."""
+        if logits.ndim != 2:
+            raise ValueError(f"logits {list(logits.shape)}, expected [rows, actions]")
+        if mask is not None:
+            if mask.shape != logits.shape:
+                raise ValueError(f"mask {list(mask.shape)} for logits {list(logits.shape)}")
+            logits = logits.masked_fill(~mask, NEVER)
+        self.log_probs = torch.log_softmax(logits.t(), dim=0).t()
+
+    def log_prob(self, action: torch.Tensor) -> torch.Tensor:
+        """action: any integers, [R]."""
+        if action.shape != self.log_probs.shape[:1]:
+            raise ValueError(
+                f"actions {list(action.shape)} for log-probabilities "
+                f"{list(self.log_probs.shape)}, expected [rows]"
+            )
+        # nll_loss is a gather whose gradient is a plain loop instead of a scatter
+        return -functional.nll_loss(self.log_probs, action.long(), reduction="none")
+
+    def entropy(self) -> torch.Tensor:
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+
+class MultiCategorical:
+    """Several choices, independent of each other."""
+
+    def __init__(
+        self, logits: torch.Tensor, choices: tuple[int, ...], mask: torch.Tensor | None = None
+    ) -> None:
+        """logits, mask: [R, sum of choices], side by side."""
+        masks = mask.split(choices, dim=1) if mask is not None else [None] * len(choices)
+        self.parts = [
+            Categorical(part, part_mask)
+            for part, part_mask in zip(logits.split(choices, dim=1), masks, strict=True)
+        ]
+
+    def log_prob(self, action: torch.Tensor) -> torch.Tensor:
+        """action: any integers, [R, number of choices]."""
+        if action.ndim != 2 or action.shape[1] != len(self.parts):
+            raise ValueError(
+                f"actions {list(action.shape)}, expected [rows, {len(self.parts)} choices]"
+            )
+        return sum_of([part.log_prob(a) for part, a in zip(self.parts, action.t(), strict=True)])
+
+    def entropy(self) -> torch.Tensor:
+        return sum_of([part.entropy() for part in self.parts])
+
+
+class DiagonalGaussian:
+    """Quantities, each normal by itself."""
+
+    def __init__(self, mean: torch.Tensor, log_std: torch.Tensor) -> None:
+        """mean: [R, n]. log_std: [n], the logarithm of the standard deviation."""
+        if mean.ndim != 2 or log_std.shape != mean.shape[1:]:
+            raise ValueError(
+                f"mean {list(mean.shape)} and log_std {list(log_std.shape)}, "
+                "expected [rows, n] and [n]"
+            )
+        self.mean, self.log_std = mean, log_std
+
+    def log_prob(self, action: torch.Tensor) -> torch.Tensor:
+        """action: float32 [R, n], before it was clipped to any bounds."""
+        if action.shape != self.mean.shape:
+            raise ValueError(f"actions {list(action.shape)}, expected {list(self.mean.shape)}")
+        distance = (action - self.mean) * torch.exp(-self.log_std)
+        constant = self.log_std.sum() + 0.5 * math.log(2.0 * math.pi) * len(self.log_std)
+        return -0.5 * distance.square().sum(-1) - constant
+
+    def entropy(self) -> torch.Tensor:
+        of_unit_normal = 0.5 * (1.0 + math.log(2.0 * math.pi))
+        total = self.log_std.sum() + of_unit_normal * len(self.log_std)
+        return total.expand(len(self.mean))
+
+
+def sum_of(terms: list[torch.Tensor]) -> torch.Tensor:
+    """Their sum in order, without a first zero."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total

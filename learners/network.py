@@ -1,9 +1,10 @@
 """What a network is, apart from who executes it.
 
 A `NetworkSpec` is a small program over named buffers: each layer reads one buffer and writes
-another. The learner executes it with torch (torch_network.py), actors with compiled loops
-(rollout/policy_kernel.py), both from the same flat float32 vector of parameters. A further kind of
-layer (a convolution, a recurrent core) is one more dataclass here and one more case in each.
+another, and a head says what distribution over actions its outputs mean. The learner executes it
+with torch (torch_network.py), actors with compiled loops (rollout/policy_kernel.py), both from the
+same flat float32 vector of parameters. A further kind of layer (a convolution, a recurrent core) is
+one more dataclass here and one more case in each.
 """
 
 import math
@@ -15,7 +16,63 @@ import numpy as np
 
 Activation = Literal["tanh", "relu", "identity"]
 
-OBSERVATION = "observation"  # what the first layers read: float32 [rows, observation_size]
+OBSERVATION = "observation"  # what the first layers read: float32 [rows, num_inputs]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A piece of an observation, as the network reads it (rollout.envs.layouts.Part).
+
+    offset: bytes from the observation's start. dtype: of its numbers. size: how many. categories:
+    how many values each may have, which become as many inputs, one of them 1; empty for quantities.
+    """
+
+    offset: int
+    dtype: str
+    size: int
+    categories: tuple[int, ...]
+
+    @property
+    def num_inputs(self) -> int:
+        return sum(self.categories) or self.size
+
+    @property
+    def size_bytes(self) -> int:
+        return self.size * np.dtype(self.dtype).itemsize
+
+
+class CategoricalHead(msgspec.Struct, frozen=True, tag="categorical"):
+    """One choice or several; the outputs are their logits, side by side.
+
+    choices: how many actions each chooses from.
+    """
+
+    choices: tuple[int, ...]
+
+    @property
+    def num_outputs(self) -> int:
+        return sum(self.choices)
+
+
+class GaussianHead(msgspec.Struct, frozen=True, tag="gaussian"):
+    """Quantities, each normal around its own output.
+
+    The logarithms of their standard deviations are parameters, the same in every state: `log_std`
+    [size], at first 0.
+    """
+
+    size: int
+
+    @property
+    def num_outputs(self) -> int:
+        return self.size
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return ()
+
+
+Head = CategoricalHead | GaussianHead
+LOG_STD = "log_std"
 
 
 class Dense(msgspec.Struct, frozen=True, tag=True):
@@ -60,16 +117,23 @@ class Parameter:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Layers in the order of execution, and where the policy's logits and the value are found."""
+    """Layers in the order of execution, and where the head's outputs and the value are found.
+
+    parts: how an observation is read; empty if its numbers are the inputs.
+    """
 
     observation_shape: tuple[int, ...]
-    num_actions: int
+    head: Head
     layers: tuple[Dense, ...]
-    logits: Columns
+    outputs: Columns
     value: Columns
+    parts: tuple[Part, ...] = ()
 
     @property
-    def observation_size(self) -> int:
+    def num_inputs(self) -> int:
+        """How many numbers the first layers read."""
+        if self.parts:
+            return sum(part.num_inputs for part in self.parts)
         return math.prod(self.observation_shape)
 
     @property
@@ -84,6 +148,8 @@ class NetworkSpec:
             ):
                 parameters.append(Parameter(f"{layer.name}.{suffix}", shape, offset))
                 offset += parameters[-1].size
+        if isinstance(self.head, GaussianHead):
+            parameters.append(Parameter(LOG_STD, (self.head.size,), offset))
         return tuple(parameters)
 
     @property
@@ -98,18 +164,20 @@ class NetworkSpec:
 
 def make_mlp(
     observation_shape: tuple[int, ...],
-    num_actions: int,
+    head: Head,
     hidden_sizes: tuple[int, ...],
     activation: Activation,
     value_network: Literal["shared", "separate"],
+    parts: tuple[Part, ...] = (),
 ) -> NetworkSpec:
-    """Dense layers of `hidden_sizes`, then logits and value.
+    """Dense layers of `hidden_sizes`, then the head's outputs and the value.
 
-    With a shared value network one last layer yields both: its columns are the logits, the value.
+    With a shared value network one last layer yields both: its columns are the outputs, the value.
     Gains as in Andrychowicz et al., "What matters in on-policy RL" (2021): √2 inside, 0.01 for the
     policy, 1 for the value.
     """
-    inputs = math.prod(observation_shape)
+    inputs = sum(part.num_inputs for part in parts) or math.prod(observation_shape)
+    num_outputs = head.num_outputs
 
     def torso(prefix: str) -> tuple[list[Dense], str, int]:
         layers: list[Dense] = []
@@ -122,19 +190,19 @@ def make_mlp(
 
     if value_network == "shared":
         layers, source, width = torso("torso")
-        gains = ((num_actions, 0.01), (1, 1.0))
-        layers.append(Dense("heads", source, width, num_actions + 1, "identity", gains))
-        logits = Columns("heads", 0, num_actions)
-        value = Columns("heads", num_actions, num_actions + 1)
+        gains = ((num_outputs, 0.01), (1, 1.0))
+        layers.append(Dense("heads", source, width, num_outputs + 1, "identity", gains))
+        outputs = Columns("heads", 0, num_outputs)
+        value = Columns("heads", num_outputs, num_outputs + 1)
     else:
         layers, source, width = torso("policy_torso")
         layers.append(
-            Dense("policy", source, width, num_actions, "identity", ((num_actions, 0.01),))
+            Dense("policy", source, width, num_outputs, "identity", ((num_outputs, 0.01),))
         )
         value_layers, source, width = torso("value_torso")
         layers += [*value_layers, Dense("value", source, width, 1, "identity", ((1, 1.0),))]
-        logits, value = Columns("policy", 0, num_actions), Columns("value", 0, 1)
-    return NetworkSpec(observation_shape, num_actions, tuple(layers), logits, value)
+        outputs, value = Columns("policy", 0, num_outputs), Columns("value", 0, 1)
+    return NetworkSpec(observation_shape, head, tuple(layers), outputs, value, parts)
 
 
 def initial_parameters(spec: NetworkSpec, seed: int) -> np.ndarray:

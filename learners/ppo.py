@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from rollout.learners import distributions
 from rollout.learners.algorithm import Algorithm, Metrics, mean_metrics
 from rollout.learners.gae import gae
 from rollout.learners.ppo_settings import PpoSettings
@@ -23,6 +22,7 @@ class Rows(NamedTuple):
 
     observation: torch.Tensor
     action: torch.Tensor
+    action_mask: torch.Tensor
     behavior_log_prob: torch.Tensor
     value: torch.Tensor
     advantage: torch.Tensor
@@ -72,6 +72,7 @@ class PPO(Algorithm[PpoSettings]):
         return Rows(
             observation=self.as_rows(batch.observation[:-1]),
             action=self.as_rows(batch.action),
+            action_mask=self.as_rows(batch.action_mask),
             behavior_log_prob=self.as_rows(batch.behavior_log_prob),
             value=self.as_rows(value),
             advantage=self.as_rows(advantage),
@@ -81,17 +82,15 @@ class PPO(Algorithm[PpoSettings]):
     def loss(self, minibatch: Rows) -> tuple[torch.Tensor, Metrics]:
         """Equation 9 of the paper with its sign turned, and what to watch."""
         s = self.settings
-        logits, value = self.network(minibatch.observation)
-        log_probs = distributions.log_probs(logits)
-        log_prob = distributions.log_prob(log_probs, minibatch.action)
-        log_ratio = log_prob - minibatch.behavior_log_prob
+        policy, value = self.network(minibatch.observation, minibatch.action_mask)
+        log_ratio = policy.log_prob(minibatch.action) - minibatch.behavior_log_prob
         ratio = log_ratio.exp()
 
         clipped_ratio = ratio.clamp(1.0 - s.clip_coef, 1.0 + s.clip_coef)
         surrogate = torch.min(minibatch.advantage * ratio, minibatch.advantage * clipped_ratio)
         policy_loss = -surrogate.mean()
         value_loss = 0.5 * self._squared_error(value, minibatch).mean()
-        entropy = distributions.entropy(log_probs).mean()
+        entropy = policy.entropy().mean()
         loss = policy_loss - s.ent_coef * entropy + s.vf_coef * value_loss
 
         with torch.no_grad():

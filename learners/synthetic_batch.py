@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from rollout.learners import distributions
+from rollout.learners.network import GaussianHead, NetworkSpec
 from rollout.learners.torch_network import TorchNetwork, allocate
 from rollout.learners.unroll import Batch, Unroll, UnrollSchema
 
@@ -16,7 +16,7 @@ def make_synthetic_batch(
     Values and log-probabilities are the network's own, as if it had acted.
     """
     spec = network.spec
-    schema = UnrollSchema(unroll_length, spec.observation_shape, "float32", (), "int32", True)
+    assert not spec.parts, "made for observations that are plain numbers"
     random = np.random.default_rng(seed)
     rows = (unroll_length, num_envs)
     ends = random.random(rows)
@@ -29,11 +29,20 @@ def make_synthetic_batch(
         (unroll_length + 1, num_envs, *spec.observation_shape), np.float32
     )
     final_observation = random.standard_normal((len(final_t), *spec.observation_shape), np.float32)
-    action = random.integers(0, spec.num_actions, rows, np.int32)
+    action = _random_action(spec, rows, random)
+    schema = UnrollSchema(
+        unroll_length,
+        spec.observation_shape,
+        "float32",
+        action.shape[2:],
+        action.dtype.str,
+        has_value=True,
+    )
     value, behavior_log_prob = _decide(network, observation, action)
     unroll = Unroll(
         observation=observation,
         action=action,
+        action_mask=np.zeros((*rows, 0), np.bool_),
         reward=np.ones(rows, np.float32),
         terminated=terminated,
         truncated=truncated,
@@ -43,7 +52,7 @@ def make_synthetic_batch(
         final_t=final_t,
         final_env=final_env,
         final_observation=final_observation,
-        final_value=_forward(network, final_observation)[1].numpy(),
+        final_value=_value(network, final_observation),
         episode_t=episode_t,
         episode_env=episode_env,
         episode_return=np.full(len(episode_t), 100.0),
@@ -55,18 +64,29 @@ def make_synthetic_batch(
     return batch
 
 
-def _forward(network: TorchNetwork, observation: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def _random_action(
+    spec: NetworkSpec, rows: tuple[int, int], random: np.random.Generator
+) -> np.ndarray:
+    head = spec.head
+    if isinstance(head, GaussianHead):
+        return random.standard_normal((*rows, head.size), np.float32)
+    columns = [random.integers(0, count, rows, np.int32) for count in head.choices]
+    return columns[0] if len(columns) == 1 else np.stack(columns, axis=-1)
+
+
+def _value(network: TorchNetwork, observation: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        logits, value = network(torch.from_numpy(observation).to(network.device))
-    return logits.cpu(), value.cpu()
+        return network(torch.from_numpy(observation).to(network.device))[1].cpu().numpy()
 
 
 def _decide(
     network: TorchNetwork, observation: np.ndarray, action: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Value [T+1, N] of the observations and log-probability [T, N] of the actions."""
-    T, N = action.shape
-    logits, value = _forward(network, observation.reshape(-1, *observation.shape[2:]))
-    log_probs = distributions.log_probs(logits[: T * N])
-    log_prob = distributions.log_prob(log_probs, torch.from_numpy(action).flatten())
-    return value.view(T + 1, N).numpy(), log_prob.view(T, N).numpy()
+    T, N = action.shape[:2]
+    rows = observation.reshape(-1, *observation.shape[2:])
+    taken = torch.from_numpy(action).flatten(0, 1).to(network.device)
+    with torch.no_grad():
+        policy, _ = network(torch.from_numpy(rows[: T * N]).to(network.device))
+        log_prob = policy.log_prob(taken).cpu()
+    return _value(network, rows).reshape(T + 1, N), log_prob.view(T, N).numpy()

@@ -17,7 +17,13 @@ import math
 import numpy as np
 import torch
 
-from rollout.learners.network import OBSERVATION, Activation, NetworkSpec
+from rollout.learners.distributions import (
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    MultiCategorical,
+)
+from rollout.learners.network import LOG_STD, OBSERVATION, Activation, GaussianHead, NetworkSpec
 
 NARROW = 16  # a layer with fewer outputs is computed transposed
 
@@ -50,17 +56,30 @@ class TorchNetwork:
     def __repr__(self) -> str:
         return f"TorchNetwork({self.spec.num_parameters} parameters on {self.device})"
 
-    def __call__(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.forward(observation)
+    def __call__(
+        self, observation: torch.Tensor, action_mask: torch.Tensor | None = None
+    ) -> tuple[Distribution, torch.Tensor]:
+        """The policy in R observations, and their values [R].
+
+        observation: [R, *obs_shape] of any dtype. action_mask: bool [R, A], what is allowed; None,
+        or [R, 0], for everything.
+        """
+        outputs, value = self.forward(observation)
+        head = self.spec.head
+        if isinstance(head, GaussianHead):
+            return DiagonalGaussian(outputs, self.parameters[LOG_STD]), value
+        mask = action_mask if action_mask is not None and action_mask.shape[1] else None
+        if len(head.choices) == 1:
+            return Categorical(outputs, mask), value
+        return MultiCategorical(outputs, head.choices, mask), value
 
     def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [R, A] and value [R] of R observations [R, *obs_shape] of any dtype."""
+        """The head's outputs [R, A] and the value [R] of R observations [R, *obs_shape]."""
         spec = self.spec
         if tuple(observation.shape[1:]) != spec.observation_shape:
             wanted = ", ".join(("rows", *map(str, spec.observation_shape)))
             raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
-        rows = observation.reshape(len(observation), spec.observation_size).to(torch.float32)
-        buffers = {OBSERVATION: rows}
+        buffers = {OBSERVATION: self.inputs(observation)}
         for layer in spec.layers:
             buffers[layer.name] = dense(
                 buffers[layer.source],
@@ -69,11 +88,31 @@ class TorchNetwork:
                 layer.activation,
             )
         # Columns are taken from the transpose, so that their gradients lie transposed as well.
-        logits, value = spec.logits, spec.value
+        outputs, value = spec.outputs, spec.value
         return (
-            buffers[logits.buffer].t()[logits.start : logits.stop].t(),
+            buffers[outputs.buffer].t()[outputs.start : outputs.stop].t(),
             buffers[value.buffer].t()[value.start],
         )
+
+    def inputs(self, observation: torch.Tensor) -> torch.Tensor:
+        """What the first layers read, float32 [R, num_inputs]: categories as one-hot."""
+        rows = observation.flatten(1)
+        if not self.spec.parts:
+            return rows.to(torch.float32)
+        in_bytes = rows.contiguous().view(torch.uint8)
+        pieces = []
+        for part in self.spec.parts:
+            dtype = torch.from_numpy(np.empty(0, part.dtype)).dtype
+            numbers = in_bytes[:, part.offset : part.offset + part.size_bytes]
+            numbers = numbers.contiguous().view(dtype)
+            if part.categories:
+                pieces += [
+                    column.unsqueeze(1) == torch.arange(count, device=self.device)
+                    for column, count in zip(numbers.t(), part.categories, strict=True)
+                ]
+            else:
+                pieces.append(numbers)
+        return torch.cat([piece.to(torch.float32) for piece in pieces], dim=1)
 
     def load(self, parameters: np.ndarray) -> None:
         """Copy float32 [P] into the parameters."""

@@ -29,6 +29,7 @@ class UnrollSchema:
 
     has_value: whether actors record the value of every observation, because the algorithm asks.
     state_bytes: of one environment's state (rollout.envs.batch: snapshot).
+    mask_size: of an action mask; 0 where everything is always allowed.
     """
 
     unroll_length: int
@@ -38,6 +39,7 @@ class UnrollSchema:
     action_dtype: str
     has_value: bool
     state_bytes: int = 0
+    mask_size: int = 0
 
     @property
     def digest(self) -> bytes:
@@ -55,6 +57,7 @@ class UnrollSchema:
         value_rows = T + 1 if self.has_value else 0
         yield "observation", np.dtype(self.observation_dtype), (T + 1, N, *self.observation_shape)
         yield "action", np.dtype(self.action_dtype), (T, N, *self.action_shape)
+        yield "action_mask", BOOL, (T, N, self.mask_size)
         yield "reward", FLOAT32, (T, N)
         yield "terminated", BOOL, (T, N)
         yield "truncated", BOOL, (T, N)
@@ -91,7 +94,7 @@ class UnrollSchema:
         return self.size_bytes(num_envs, *2 * (self.unroll_length * num_envs,))
 
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 
 def _place(fields: Iterable[Field], offset: int) -> tuple[list[PlacedField], int]:
@@ -117,7 +120,8 @@ class Unroll:
     After an end, observation[t + 1] is the next episode's first (SAME_STEP autoreset).
 
     observation: [T+1, N, *obs_shape] in the space's dtype.
-    action: [T, N, *action_shape].   behavior_log_prob: [T, N] float32.
+    action: [T, N, *action_shape], before any clipping.   behavior_log_prob: [T, N] float32.
+    action_mask: [T, N, mask_size] bool, what was allowed.
     reward: [T, N] float32, unclipped.   terminated, truncated: [T, N] bool.
     value: [T+1, N] float32, by the weights that acted ([0, N] if the schema has none).
     env_state: [N, state_bytes] uint8, after the last step: where the next unroll begins.
@@ -129,6 +133,7 @@ class Unroll:
 
     observation: np.ndarray
     action: np.ndarray
+    action_mask: np.ndarray
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
@@ -160,15 +165,21 @@ class Unroll:
             *(np.ndarray(shape, dtype, payload, offset) for _, dtype, shape, offset in layout)
         )
 
-    def is_sound(self, num_actions: int) -> bool:
+    def is_sound(self, choices: tuple[int, ...]) -> bool:
         """Whether every number in it that a learner uses as an index or a flag can be one.
+
+        choices: how many actions each of an action's integers chooses from; empty if actions are
+        quantities.
 
         Finals are where it was truncated, episodes where it ended, each once. Nothing is known of
         an unroll that came from outside but its length. Floats may be anything.
         """
         return (
-            _are_below(2, self.terminated, self.truncated)
-            and _are_below(num_actions, self.action)
+            _are_below(2, self.terminated, self.truncated, self.action_mask)
+            and all(
+                _are_below(count, column)
+                for count, column in zip(choices, _by_choice(self.action, choices), strict=True)
+            )
             and _are_places(self.final_t, self.final_env, self.truncated)
             and _are_places(self.episode_t, self.episode_env, self.terminated | self.truncated)
         )
@@ -197,6 +208,13 @@ def _are_below(limit: int, *arrays: np.ndarray) -> bool:
     )
 
 
+def _by_choice(action: np.ndarray, choices: tuple[int, ...]) -> list[np.ndarray]:
+    """Actions [T, N] of each choice."""
+    if not choices:
+        return []
+    return [action] if action.ndim == 2 else [action[..., j] for j in range(len(choices))]
+
+
 def _are_places(t: np.ndarray, env: np.ndarray, where: np.ndarray) -> bool:
     """Whether (t, env) are the places where `where` [T, N] is true, each once."""
     if len(t) == 0:
@@ -212,6 +230,7 @@ def _are_places(t: np.ndarray, env: np.ndarray, where: np.ndarray) -> bool:
 COLUMNS = (  # [T, N] or [T+1, N]
     "observation",
     "action",
+    "action_mask",
     "reward",
     "terminated",
     "truncated",
@@ -249,6 +268,7 @@ class Batch:
 
     observation: np.ndarray
     action: np.ndarray
+    action_mask: np.ndarray
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray

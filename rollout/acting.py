@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Discrete
 
 from rollout.envs import kernels, philox
 from rollout.envs.batch import Envs, env_bindings, load_env_kernels
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
-from rollout.learners.network import NetworkSpec
+from rollout.envs.layouts import action_layout
+from rollout.learners.network import CategoricalHead, Head, NetworkSpec
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.policy_kernel import BLOCK, num_packed, num_scratch, policy_source
+from rollout.shapes import head_of, parts_of
 
-TEMPLATE = Path(__file__).parent / "acting_kernel.py"
+HERE = Path(__file__).parent
+TEMPLATE = HERE / "acting_kernel.py"
 
 
 class Workspace:
@@ -24,7 +26,12 @@ class Workspace:
     def __init__(self, network: NetworkSpec) -> None:
         self.packed = np.zeros(num_packed(network), np.float32)
         self.scratch = np.zeros(num_scratch(network), np.float32)
-        self.uniforms = np.zeros(BLOCK, np.float32)
+        self.noise = np.zeros(BLOCK * num_noise(network.head), np.float32)
+        self.limited = np.zeros(network.head.num_outputs, np.float32)
+
+    def kernel_arguments(self) -> tuple[np.ndarray, ...]:
+        """The arrays in the order `act_unroll` takes them."""
+        return self.packed, self.scratch, self.noise, self.limited
 
 
 class UnrollBuffer:
@@ -51,6 +58,7 @@ class UnrollBuffer:
         return (
             fixed.observation,
             fixed.action,
+            fixed.action_mask,
             fixed.reward,
             fixed.terminated,
             fixed.truncated,
@@ -117,13 +125,10 @@ class UnrollActor:
                 f"weights are {weights.dtype} {list(weights.shape)}, "
                 f"wanted float32 {list(wanted)}, contiguous"
             )
-        workspace = self._workspace
         finals, episodes = self._act_unroll(
             *self.envs.kernel_arguments(),
             weights,
-            workspace.packed,
-            workspace.scratch,
-            workspace.uniforms,
+            *self._workspace.kernel_arguments(),
             greedy,
             self.position,
             *self.buffer.kernel_arguments(),
@@ -151,44 +156,74 @@ def _load_acting_kernels(
             f"the network reads observations {network.observation_shape}, "
             f"{env.__qualname__} gives {schema.observation_shape}"
         )
-    assert isinstance(env.action_space, Discrete)
-    if network.num_actions != env.action_space.n:
+    if network.parts != parts_of(env):
         raise EnvError(
-            f"the network chooses among {network.num_actions} actions, "
-            f"{env.__qualname__} has {env.action_space.n}"
+            f"the network reads {len(network.parts)} parts of an observation, they are not those "
+            f"of {env.__qualname__}"
+        )
+    if network.head != head_of(env):
+        raise EnvError(
+            f"the network chooses by {network.head}, the actions of {env.__qualname__} are "
+            f"{env.action_space}"
         )
     env_kernels = load_env_kernels(env, jit)
     bindings = env_bindings(env, jit) | {
         "step_one": env_kernels.step_one,
         "observe_one": env_kernels.observe_one,
         "next_episode": env_kernels.next_episode,
-        "ACTION_STREAM": philox.ACTION,
+        "mask_one": env_kernels.mask_one,
         "HAS_VALUE": schema.has_value,
     }
+    head_template, head_bindings = _head(env, network.head)
 
     workspace, buffer = Workspace(network), UnrollBuffer(schema, 2)
     weights = read_only(np.zeros(network.num_parameters, np.float32))
-    work = (workspace.packed, workspace.scratch)
     observation, *_ = buffer.kernel_arguments()
     examples = {
         "act_unroll": (
             *Envs(env, 2, 0, jit=jit, begin=False).kernel_arguments(),
             weights,
-            *work,
-            workspace.uniforms,
+            *workspace.kernel_arguments(),
             True,
             np.zeros(1, np.int64),
             *buffer.kernel_arguments(),
         ),
         "evaluate": (
             weights,
-            *work,
+            workspace.packed,
+            workspace.scratch,
             observation[0],
-            np.zeros((2, network.num_actions), np.float32),
+            np.zeros((2, network.head.num_outputs), np.float32),
             np.zeros(2, np.float32),
         ),
     }
-    return kernels.load_kernels(TEMPLATE, bindings, examples, jit, preamble=policy_source(network))
+    preamble = policy_source(network) + head_template.read_text() + "\n\n"
+    return kernels.load_kernels(
+        TEMPLATE, bindings | head_bindings, examples, jit, preamble=preamble
+    )
+
+
+def num_noise(head: Head) -> int:
+    """Random numbers that it takes to choose one action."""
+    return len(head.choices) if isinstance(head, CategoricalHead) else head.size
+
+
+def _head(env: type[CompiledEnv], head: Head) -> tuple[Path, dict[str, Any]]:
+    """The template that chooses actions, and what it needs to know."""
+    layout = action_layout(env.action_space)
+    both = {"ACTION_STREAM": philox.ACTION, "NUM_NOISE": num_noise(head)}
+    if isinstance(head, CategoricalHead):
+        return HERE / "categorical_kernel.py", both | {
+            "CHOICES": head.choices,
+            "NUM_CHOICES": len(head.choices),
+            "ACTION_SIZE": len(head.choices),
+            "IS_SINGLE": layout.shape == (),
+        }
+    return HERE / "gaussian_kernel.py", both | {
+        "ACTION_SIZE": head.size,
+        "LOW": np.array(layout.low, np.float32),
+        "HIGH": np.array(layout.high, np.float32),
+    }
 
 
 def read_only(array: np.ndarray) -> np.ndarray:

@@ -1,72 +1,25 @@
 """Acting, compiled: observe → policy → sample → step → write, T steps of N environments a call.
 
 A template (see envs/kernels.py), run behind the generated policy (policy_kernel.py), which defines
-`pack`, `forward` and the constants in capitals. Nothing here uses Python objects.
+`pack`, `load_row`, `forward` and the constants in capitals, and behind that of the head
+(categorical_kernel.py, gaussian_kernel.py). Nothing here uses Python objects.
 """
 
-import math
-
-import numpy as np
-
 from rollout.envs.kernels import bound
-from rollout.envs.philox import philox, unit_float32
 from rollout.envs.records import records
 
 jit, jit_fma, entry = bound("jit"), bound("jit_fma"), bound("entry")
 step_one, observe_one = bound("step_one"), bound("observe_one")
-next_episode = bound("next_episode")
+next_episode, mask_one = bound("next_episode"), bound("mask_one")
 ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")
-ACTION_STREAM = bound("ACTION_STREAM")
-HAS_VALUE = bound("HAS_VALUE")
-BLOCK, OBSERVATION_SIZE, NUM_ACTIONS = (
-    bound("BLOCK"),
-    bound("OBSERVATION_SIZE"),
-    bound("NUM_ACTIONS"),
-)
-LOGITS_OFFSET, LOGITS_STRIDE = bound("LOGITS_OFFSET"), bound("LOGITS_STRIDE")
+HAS_VALUE, HAS_MASK = bound("HAS_VALUE"), bound("HAS_MASK")
+OBSERVATION_SIZE, ACTION_SIZE = bound("OBSERVATION_SIZE"), bound("ACTION_SIZE")
+BLOCK, NUM_OUTPUTS, NUM_NOISE = bound("BLOCK"), bound("NUM_OUTPUTS"), bound("NUM_NOISE")
+OUTPUTS_OFFSET, OUTPUTS_STRIDE = bound("OUTPUTS_OFFSET"), bound("OUTPUTS_STRIDE")
 VALUE_OFFSET, VALUE_STRIDE = bound("VALUE_OFFSET"), bound("VALUE_STRIDE")
-pack, forward = bound("pack"), bound("forward")
-
-
-@jit
-def load_row(observation, scratch, r):
-    """Copy one flat observation into row r of the policy's input."""
-    for j in range(OBSERVATION_SIZE):
-        scratch[r * OBSERVATION_SIZE + j] = observation[j]
-
-
-@jit
-def draw_uniforms(envs, start, rows, uniforms):
-    """One float32 in [0, 1) for the action of each environment start, …, start + rows - 1."""
-    for r in range(rows):
-        clock = envs[start + r].clock
-        words = philox(clock.seed, ACTION_STREAM, clock.env, clock.episode, clock.t, 0)
-        uniforms[r] = unit_float32(words[0])
-
-
-@jit
-def choose(logits, uniform, greedy):
-    """An action from softmax(logits) by inversion, or the likeliest; returns (action, log-prob)."""
-    highest = logits[0]
-    likeliest = 0
-    for a in range(1, NUM_ACTIONS):
-        if logits[a] > highest:
-            highest = logits[a]
-            likeliest = a
-    total = np.float32(0.0)
-    for a in range(NUM_ACTIONS):
-        total += np.float32(math.exp(logits[a] - highest))
-    action = likeliest
-    if not greedy:
-        threshold = uniform * total
-        action = NUM_ACTIONS - 1
-        reached = np.float32(0.0)
-        for a in range(NUM_ACTIONS - 1):
-            reached += np.float32(math.exp(logits[a] - highest))
-            if threshold < reached:
-                action = a
-                break
-    return action, logits[action] - highest - np.float32(math.log(total))
+LOG_STD_OFFSET = bound("LOG_STD_OFFSET")
+pack, load_row, forward = bound("pack"), bound("load_row"), bound("forward")
+draw_noise, choose, for_env = bound("draw_noise"), bound("choose"), bound("for_env")
 
 
 @entry
@@ -76,11 +29,13 @@ def act_unroll(
     weights,
     packed,
     scratch,
-    uniforms,
+    noise,
+    limited,
     greedy,
     position,
     observation,
     action,
+    action_mask,
     reward,
     terminated,
     truncated,
@@ -105,8 +60,10 @@ def act_unroll(
     envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
     T, N = reward.shape
     flat = observation.reshape(T + 1, N, OBSERVATION_SIZE)
+    flat_action = action.reshape(T, N, ACTION_SIZE)
     final_flat = final_observation.reshape(final_t.shape[0], OBSERVATION_SIZE)
     pack(weights, packed)
+    log_std = packed[LOG_STD_OFFSET:]
     finals = 0
     episodes = 0
     for start in range(0, N, BLOCK):
@@ -117,19 +74,26 @@ def act_unroll(
             for r in range(rows):
                 load_row(flat[t, start + r], scratch, r)
             forward(packed, scratch, rows)
-            draw_uniforms(envs, start, rows, uniforms)
+            draw_noise(envs, start, rows, noise)
             first_final = finals
             for r in range(rows):
                 i = start + r
-                place = LOGITS_OFFSET + r * LOGITS_STRIDE
-                chosen, log_prob = choose(scratch[place : place + NUM_ACTIONS], uniforms[r], greedy)
-                action[t, i] = chosen
-                behavior_log_prob[t, i] = log_prob
+                place = OUTPUTS_OFFSET + r * OUTPUTS_STRIDE
+                if HAS_MASK:
+                    mask_one(envs, params, i, action_mask[t, i])
+                behavior_log_prob[t, i] = choose(
+                    scratch[place : place + NUM_OUTPUTS],
+                    log_std,
+                    noise[r * NUM_NOISE : (r + 1) * NUM_NOISE],
+                    action_mask[t, i],
+                    greedy,
+                    flat_action[t, i],
+                )
                 if HAS_VALUE:
                     value[t, i] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]
                 position[0] = i * T + t
                 reward[t, i], terminated[t, i], truncated[t, i] = step_one(
-                    envs, params, i, action[t, i]
+                    envs, params, i, for_env(flat_action[t, i], limited)
                 )
                 if terminated[t, i] or truncated[t, i]:
                     if truncated[t, i]:
@@ -160,8 +124,8 @@ def act_unroll(
 
 
 @entry
-def evaluate(weights, packed, scratch, observation, logits, value):
-    """Logits [N, A] and values [N] of observations [N, …], in blocks."""
+def evaluate(weights, packed, scratch, observation, outputs, value):
+    """The head's outputs [N, A] and values [N] of observations [N, …], in blocks."""
     N = value.shape[0]
     flat = observation.reshape(N, OBSERVATION_SIZE)
     pack(weights, packed)
@@ -171,6 +135,6 @@ def evaluate(weights, packed, scratch, observation, logits, value):
             load_row(flat[start + r], scratch, r)
         forward(packed, scratch, rows)
         for r in range(rows):
-            for a in range(NUM_ACTIONS):
-                logits[start + r, a] = scratch[LOGITS_OFFSET + r * LOGITS_STRIDE + a]
+            for a in range(NUM_OUTPUTS):
+                outputs[start + r, a] = scratch[OUTPUTS_OFFSET + r * OUTPUTS_STRIDE + a]
             value[start + r] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]

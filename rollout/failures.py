@@ -7,7 +7,6 @@ Reading one parses JSON and safetensors; nothing in it is ever executed.
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,8 +222,12 @@ def _schema_problems(facts: FailureFacts) -> Iterator[str]:
     if schema.state_bytes < CLOCK.itemsize:
         yield f"state_bytes={schema.state_bytes}, wanted at least {CLOCK.itemsize}"
     for dtype in (schema.observation_dtype, schema.action_dtype):
-        if not re.fullmatch(r"[<|](b1|[iu][1248]|f[48])", dtype):
+        if not _is_dtype(dtype):
             yield f"dtype {dtype!r}"
+
+
+def _is_dtype(text: str) -> bool:
+    return re.fullmatch(r"[<|](b1|[iu][1248]|f[48])", text) is not None
 
 
 def _network_problems(network: NetworkSpec) -> Iterator[str]:
@@ -232,14 +235,17 @@ def _network_problems(network: NetworkSpec) -> Iterator[str]:
     if not network.observation_shape or min(network.observation_shape) < 1:
         yield f"observations {network.observation_shape}"
         return
-    widths = {OBSERVATION: math.prod(network.observation_shape)}
+    if min((network.head.num_outputs, *network.head.choices)) < 1:
+        yield f"head {network.head}"
+        return
+    widths = {OBSERVATION: network.num_inputs}
     for layer in network.layers:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", layer.name) or layer.name in widths:
             yield f"layer {layer.name!r}"
         elif widths.get(layer.source) != layer.inputs or layer.outputs < 1:
             yield f"layer {layer.name}: {layer.inputs} inputs from {layer.source!r}"
         widths[layer.name] = layer.outputs
-    for columns, count in ((network.logits, network.num_actions), (network.value, 1)):
+    for columns, count in ((network.outputs, network.head.num_outputs), (network.value, 1)):
         width = widths.get(columns.buffer, 0) if columns.buffer != OBSERVATION else 0
         if not 0 <= columns.start < columns.stop <= width or columns.stop - columns.start != count:
             yield f"{count} outputs in {columns}"

@@ -62,16 +62,16 @@ class Inbox:
         self,
         run: bytes,
         schema: UnrollSchema,
-        num_actions: int,
+        choices: tuple[int, ...],
         policy_lag: int | None,
         shares: Shares,
         states: EnvStates,
         account: Account,
     ) -> None:
-        """policy_lag: of lockstep; None in async."""
+        """policy_lag: of lockstep; None in async. choices: see `Unroll.is_sound`."""
         self.run = run
         self.schema = schema
-        self.num_actions = num_actions
+        self.choices = choices
         self.policy_lag = policy_lag
         self.shares = shares
         self.states = states
@@ -165,7 +165,7 @@ class Inbox:
             )
         except ValueError:  # its length is not what the counts say
             return Judgement(Verdict.MALFORMED)
-        if not unroll.is_sound(self.num_actions):
+        if not unroll.is_sound(self.choices):
             return Judgement(Verdict.MALFORMED)
         env = self.shares.order[share.first_env : share.first_env + share.num_envs]
         if not self.states.continues(env, unroll):

@@ -9,10 +9,11 @@ import numpy as np
 
 from rollout.checkpoint import Checkpoint, open_checkpoint, policy_parameters
 from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.layouts import action_layout, observation_rows
 from rollout.envs.philox import EVALUATION, philox, unit_float64
 from rollout.envs.registry import find_env
 from rollout.experiment import Experiment
-from rollout.learners.network import NetworkSpec
+from rollout.learners.network import LOG_STD, GaussianHead, NetworkSpec
 from rollout.run_directory import RunDirectory
 from rollout.shapes import make_network, make_schema
 
@@ -54,28 +55,46 @@ class Policy:
     def __repr__(self) -> str:
         return f"Policy({self.env.__name__}, {self.network.num_parameters} parameters)"
 
-    def act(self, observation: Any, deterministic: bool = True) -> Any:
-        """The action for one observation, as an int, or int64 [N] for a batch [N, …] of them.
+    def act(
+        self,
+        observation: Any,
+        deterministic: bool = True,
+        *,
+        action_mask: Any = None,
+    ) -> Any:
+        """The action for one observation, or an action for each of a batch [N, …] of them.
 
-        deterministic: the likeliest action; else one drawn from the policy's distribution. Draws
-        are reproducible: they depend on the experiment's seed, the number of calls so far and the
-        row. Raises ValueError if the observation is not what the environment shows.
+        An int, or int64 [N], for Discrete actions; int64 [N, n] for MultiDiscrete; float32 [N, n],
+        within the bounds, for Box. An observation of a Dict is a dictionary of arrays.
+
+        deterministic: the likeliest action, or the mean; else one drawn from the policy's
+        distribution. Draws are reproducible: they depend on the experiment's seed, the number of
+        calls so far and the row. action_mask: bool [A], or [N, A], what is allowed. Raises
+        ValueError if the observation is not what the environment shows.
         """
-        logits = self.logits(observation)
-        rows = logits.reshape(-1, self.network.num_actions)
-        actions = rows.argmax(axis=1) if deterministic else self._sample(rows)
-        return int(actions[0]) if logits.ndim == 1 else actions
+        outputs = self.outputs(observation)
+        rows = outputs.reshape(-1, self.network.head.num_outputs)
+        if isinstance(self.network.head, GaussianHead):
+            actions = self._quantities(rows, deterministic)
+        else:
+            actions = self._choices(self._allowed(rows, action_mask), deterministic)
+        if outputs.ndim > 1:
+            return actions
+        return actions[0] if actions.ndim > 1 else int(actions[0])
 
-    def logits(self, observation: Any) -> np.ndarray:
-        """Unnormalised log-probabilities of the actions: float32 [A], or [N, A] for a batch."""
-        rows, is_batch = self._rows(observation)
-        logits = np.zeros((len(rows), self.network.num_actions), np.float32)
+    def outputs(self, observation: Any) -> np.ndarray:
+        """What the head reads: logits of choices, means of quantities.
+
+        float32 [A], or [N, A] for a batch.
+        """
+        rows, is_batch = observation_rows(self.env.observation_space, observation)
+        outputs = np.zeros((len(rows), self.network.head.num_outputs), np.float32)
         value = np.zeros(len(rows), np.float32)
         evaluate, workspace = self._compiled
-        evaluate(self.parameters, workspace.packed, workspace.scratch, rows, logits, value)
-        if not np.isfinite(logits).all():
+        evaluate(self.parameters, workspace.packed, workspace.scratch, rows, outputs, value)
+        if not np.isfinite(outputs).all():
             raise ValueError("an observation, or a parameter of the policy, is not finite")
-        return logits if is_batch else logits[0]
+        return outputs if is_batch else outputs[0]
 
     @functools.cached_property
     def _compiled(self) -> Any:
@@ -86,31 +105,53 @@ class Policy:
         kernels = load_acting_kernels(self.env, self.network, schema)
         return kernels.evaluate, Workspace(self.network)
 
-    def _rows(self, observation: Any) -> tuple[np.ndarray, bool]:
-        """The observation as a contiguous batch, and whether it came as one."""
-        shape, dtype = self.env.observation_space.shape, self.env.observation_space.dtype
-        assert shape is not None and dtype is not None
-        given = np.asarray(observation)
-        is_batch = given.ndim == len(shape) + 1
-        if given.shape[is_batch:] != shape or not np.can_cast(given.dtype, dtype, "same_kind"):
-            wanted = ", ".join(map(str, shape))
-            raise ValueError(
-                f"observation is {given.dtype} {list(given.shape)}, {self.experiment.env.id} has "
-                f"{dtype} [{wanted}], or [N, {wanted}] for a batch"
-            )
-        rows = given if is_batch else given[np.newaxis]
-        return np.ascontiguousarray(rows, dtype), is_batch
+    def _allowed(self, logits: np.ndarray, action_mask: Any) -> np.ndarray:
+        """The logits, float64 [N, A], of what is allowed; the others are -inf."""
+        logits = logits.astype(np.float64)
+        if action_mask is None:
+            return logits
+        mask = np.asarray(action_mask, np.bool_)
+        if mask.shape not in (logits.shape, logits.shape[1:]):
+            raise ValueError(f"action_mask is {list(mask.shape)}, wanted {list(logits.shape)}")
+        return np.where(mask, logits, -np.inf)
 
-    def _sample(self, logits: np.ndarray) -> np.ndarray:
-        """An action for each row, by inversion; int64 [N]."""
-        rows = np.arange(len(logits), dtype=np.uint64)
-        place = (rows, self._num_calls & 0xFFFFFFFF, 0, ACTION_OF_A_POLICY)
+    def _choices(self, logits: np.ndarray, deterministic: bool) -> np.ndarray:
+        """int64 [N], or [N, n] where there are several choices."""
+        choices = self.network.head.choices
+        starts = np.cumsum((0, *choices[:-1]))
+        uniforms = None if deterministic else self._uniforms(len(logits), len(choices))
+        columns = []
+        for j, (start, count) in enumerate(zip(starts, choices, strict=True)):
+            part = logits[:, start : start + count]
+            if uniforms is None:
+                columns.append(part.argmax(axis=1))
+                continue
+            reached = np.cumsum(np.exp(part - part.max(axis=1, keepdims=True)), axis=1)
+            threshold = uniforms[0][:, j] * reached[:, -1]
+            columns.append((threshold[:, np.newaxis] >= reached[:, :-1]).sum(axis=1))
+        is_single = action_layout(self.env.action_space).shape == ()
+        return columns[0] if is_single else np.stack(columns, axis=1)
+
+    def _quantities(self, mean: np.ndarray, deterministic: bool) -> np.ndarray:
+        """float32 [N, n], within the bounds."""
+        layout = action_layout(self.env.action_space)
+        action = mean
+        if not deterministic:
+            first, second = self._uniforms(*mean.shape)
+            normal = np.sqrt(-2.0 * np.log(1.0 - first)) * np.cos(2.0 * np.pi * second)
+            deviation = np.exp(self.network.parameter(LOG_STD).view(self.parameters))
+            action = mean + deviation * normal.astype(np.float32)
+        low, high = np.array(layout.low, np.float32), np.array(layout.high, np.float32)
+        return np.clip(action, low, high)
+
+    def _uniforms(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Two float64 [rows, columns] in [0, 1), new ones with every call."""
+        row = np.arange(rows, dtype=np.uint64)[:, np.newaxis]
+        column = np.arange(columns, dtype=np.uint64)
+        place = (row, self._num_calls & 0xFFFFFFFF, column, ACTION_OF_A_POLICY)
         words = philox(self.experiment.seed, EVALUATION, *place)
         self._num_calls += 1
-        weights = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        reached = np.cumsum(weights, axis=1)
-        threshold = unit_float64(words[0], words[1]) * reached[:, -1]
-        return (threshold[:, np.newaxis] >= reached[:, :-1]).sum(axis=1)
+        return unit_float64(words[0], words[1]), unit_float64(words[2], words[3])
 
 
 def load_policy(

@@ -14,7 +14,9 @@ are padded to whole vector registers, which `pack` does once per version of the 
 NaN, in an observation or a parameter, reaches the outputs: what is hidden here nobody finds later.
 """
 
-from rollout.learners.network import OBSERVATION, Dense, NetworkSpec
+import numpy as np
+
+from rollout.learners.network import LOG_STD, OBSERVATION, Dense, GaussianHead, NetworkSpec
 
 # rows evaluated together: their activations and the weights stay in the first-level cache
 BLOCK = 32
@@ -38,23 +40,32 @@ def padded(outputs: int) -> int:
 
 def num_packed(spec: NetworkSpec) -> int:
     """Length of the float32 vector that `pack` writes."""
+    return _log_std_offset(spec) + _num_log_std(spec)
+
+
+def _log_std_offset(spec: NetworkSpec) -> int:
     return sum((layer.inputs + 1) * padded(layer.outputs) for layer in spec.layers)
+
+
+def _num_log_std(spec: NetworkSpec) -> int:
+    return spec.head.size if isinstance(spec.head, GaussianHead) else 0
 
 
 def num_scratch(spec: NetworkSpec) -> int:
     """Length of the float32 vector that `forward` works in."""
-    return BLOCK * (spec.observation_size + sum(padded(layer.outputs) for layer in spec.layers))
+    return BLOCK * (spec.num_inputs + sum(padded(layer.outputs) for layer in spec.layers))
 
 
 def policy_source(spec: NetworkSpec) -> str:
-    """Source of `pack`, `forward` and the constants that say where its results lie.
+    """Source of `pack`, `load_row`, `forward` and the constants that say where its results lie.
 
     pack(weights, packed): lays out the flat vector for the loops.
-    forward(packed, scratch, rows): reads `rows` observations from the start of `scratch`,
-        float32 [BLOCK, OBSERVATION_SIZE], and leaves logits and values in it. `rows` ≤ BLOCK.
+    load_row(observation, scratch, r): makes row r of the inputs from one flat observation.
+    forward(packed, scratch, rows): reads `rows` inputs from the start of `scratch`,
+        float32 [BLOCK, NUM_INPUTS], and leaves outputs and values in it. `rows` ≤ BLOCK.
     """
-    places = {OBSERVATION: (0, spec.observation_size)}  # buffer → (offset in scratch, width)
-    offset = BLOCK * spec.observation_size
+    places = {OBSERVATION: (0, spec.num_inputs)}  # buffer → (offset in scratch, width)
+    offset = BLOCK * spec.num_inputs
     for layer in spec.layers:
         places[layer.name] = (offset, padded(layer.outputs))
         offset += BLOCK * padded(layer.outputs)
@@ -62,14 +73,16 @@ def policy_source(spec: NetworkSpec) -> str:
         "import math",
         "import numpy as np",
         f"BLOCK = {BLOCK}",
-        f"OBSERVATION_SIZE = {spec.observation_size}",
-        f"NUM_ACTIONS = {spec.num_actions}",
-        _place("LOGITS", places, spec.logits.buffer, spec.logits.start),
+        f"NUM_INPUTS = {spec.num_inputs}",
+        f"NUM_OUTPUTS = {spec.head.num_outputs}",
+        f"LOG_STD_OFFSET = {_log_std_offset(spec)}",
+        _place("OUTPUTS", places, spec.outputs.buffer, spec.outputs.start),
         _place("VALUE", places, spec.value.buffer, spec.value.start),
         _tanh_source(),
         # layers of one shape share their loops, which halves what a separate value network compiles
         *dict.fromkeys(_dense_source(layer) for layer in spec.layers),
         _pack_source(spec),
+        _load_row_source(spec),
         _forward_source(spec, places),
     ]
     return "\n\n".join(parts) + "\n\n"
@@ -166,6 +179,47 @@ def _pack_source(spec: NetworkSpec) -> str:
                 "            )",
             ]
             offset += rows * width
+    if isinstance(spec.head, GaussianHead):
+        start = spec.parameter(LOG_STD).offset
+        lines += [
+            f"    for j in range({spec.head.size}):",
+            f"        packed[{offset} + j] = weights[{start} + j]",
+        ]
+    return "\n".join(lines)
+
+
+def _load_row_source(spec: NetworkSpec) -> str:
+    """Numbers as they are; of categories one input each, which is 1 for the observation's."""
+    lines = ["@jit", "def load_row(observation, scratch, r):"]
+    if not spec.parts:
+        lines += [
+            f"    for j in range({spec.num_inputs}):",
+            f"        scratch[r * {spec.num_inputs} + j] = observation[j]",
+        ]
+    else:
+        lines.append("    in_bytes = observation.view(np.uint8)")
+    start = 0
+    for part in spec.parts:
+        piece = f"in_bytes[{part.offset}:{part.offset + part.size_bytes}]"
+        lines += [
+            f"    numbers = {piece}.view(np.{np.dtype(part.dtype).name})",
+            f"    place = r * {spec.num_inputs} + {start}",
+        ]
+        if part.categories:
+            lines += [f"    scratch[place:place + {part.num_inputs}] = np.float32(0.0)"]
+        else:
+            lines += [
+                f"    for j in range({part.size}):",
+                "        scratch[place + j] = numbers[j]",
+            ]
+        first = 0
+        for j, count in enumerate(part.categories):
+            lines += [
+                f"    if 0 <= numbers[{j}] < {count}:",
+                f"        scratch[place + {first} + numbers[{j}]] = np.float32(1.0)",
+            ]
+            first += count
+        start += part.num_inputs
     return "\n".join(lines)
 
 

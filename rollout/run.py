@@ -162,7 +162,7 @@ class Run:
         inbox = Inbox(
             run=plan.run,
             schema=plan.schema,
-            num_actions=plan.network.num_actions,
+            choices=plan.network.head.choices,
             policy_lag=plan.policy_lag if plan.is_lockstep else None,
             shares=shares,
             states=states,

@@ -2,12 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from gymnasium.spaces import Discrete
-
 from rollout.envs.batch import state_bytes
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.layouts import action_layout, observation_layout
-from rollout.learners.network import NetworkSpec, make_mlp
+from rollout.learners.network import (
+    CategoricalHead,
+    GaussianHead,
+    Head,
+    NetworkSpec,
+    Part,
+    make_mlp,
+)
 from rollout.learners.unroll import UnrollSchema
 
 if TYPE_CHECKING:  # actors use this file too, and need no pydantic
@@ -16,14 +21,30 @@ if TYPE_CHECKING:  # actors use this file too, and need no pydantic
 
 def make_network(settings: "MlpSettings", env: type[CompiledEnv]) -> NetworkSpec:
     """The network that [network] asks for, in the shape of the environment."""
-    assert env.observation_space.shape is not None and isinstance(env.action_space, Discrete)
     return make_mlp(
-        env.observation_space.shape,
-        int(env.action_space.n),
+        observation_layout(env.observation_space).shape,
+        head_of(env),
         settings.hidden_sizes,
         settings.activation,
         settings.value_network,
+        parts_of(env),
     )
+
+
+def parts_of(env: type[CompiledEnv]) -> tuple[Part, ...]:
+    """How a network reads the observations of an environment."""
+    layout = observation_layout(env.observation_space)
+    if layout.is_plain:
+        return ()
+    return tuple(
+        Part(part.offset, part.dtype.str, part.size, part.categories) for part in layout.parts
+    )
+
+
+def head_of(env: type[CompiledEnv]) -> Head:
+    """The distribution over the actions of an environment."""
+    layout = action_layout(env.action_space)
+    return CategoricalHead(layout.choices) if layout.choices else GaussianHead(*layout.shape)
 
 
 def make_schema(env: type[CompiledEnv], unroll_length: int, has_value: bool) -> UnrollSchema:
@@ -36,5 +57,6 @@ def make_schema(env: type[CompiledEnv], unroll_length: int, has_value: bool) -> 
         action_shape=taken.shape,
         action_dtype=taken.dtype.str,
         has_value=has_value,
+        mask_size=taken.mask_size if hasattr(env, "action_mask") else 0,
         state_bytes=state_bytes(env),
     )

@@ -9,7 +9,7 @@ from rollout.acting import UnrollActor, read_only
 from rollout.env_states import EnvStates
 from rollout.envs import CompiledEnv, EnvError, Envs, Outcome, philox, uniform
 from rollout.envs.batch import state_bytes
-from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.shapes import make_schema
 
 
@@ -146,7 +146,7 @@ def test_snapshot_of_the_whole_record_is_refused(jit):
 
 
 def test_unroll_carries_the_clocks_that_follow_it(jit):
-    network = make_mlp((2,), 2, (4,), "tanh", "shared")
+    network = make_mlp((2,), CategoricalHead((2,)), (4,), "tanh", "shared")
     schema = make_schema(Opaque, 3, has_value=True)
     assert schema.state_bytes == philox.CLOCK.itemsize
     actor = UnrollActor(Envs(Opaque, 3, seed=9, first_env=4, jit=jit), network, schema)
@@ -157,7 +157,7 @@ def test_unroll_carries_the_clocks_that_follow_it(jit):
 
 
 def test_learner_expects_what_a_replacement_actor_goes_on_with(jit):
-    network = make_mlp((2,), 2, (4,), "tanh", "shared")
+    network = make_mlp((2,), CategoricalHead((2,)), (4,), "tanh", "shared")
     schema = make_schema(Opaque, 3, has_value=True)
     weights = read_only(initial_parameters(network, 0))
     states = EnvStates(6, schema.state_bytes, seed=9, has_hidden_state=True)

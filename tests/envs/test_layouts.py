@@ -137,10 +137,11 @@ def test_compiled_and_plain_python_agree_on_every_kind_of_space(env):
 def test_dict_observation_has_what_the_author_wrote_and_zeros_else(jit):
     envs, outcome = Envs(Rich, 8, seed=0, jit=jit), Outcome(Rich, 8)
     outcome.observation[:] = 255
+    record = observation_layout(Rich.observation_space).record
+    assert record is not None
     seen = set()
     for _ in range(20):
         envs.step(np.ones((8, 2), np.int32), outcome)
-        record = observation_layout(Rich.observation_space).record
         shown = outcome.observation.view(record)[:, 0]
         way = envs.records["state"]["way"]
         np.testing.assert_array_equal(shown["way"], way)

@@ -6,16 +6,15 @@ import pytest
 import torch
 
 from rollout.learners import algorithm as algorithm_module
-from rollout.learners import distributions
 from rollout.learners.algorithm import Algorithm, Metrics, mean_metrics
-from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.learners.optimizer import NonFiniteLossError
 from rollout.learners.settings import Settings
 from rollout.learners.synthetic_batch import make_synthetic_batch
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
 
-SPEC = make_mlp((4,), 2, (8,), "tanh", "shared")
+SPEC = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "shared")
 
 
 class ReinforceSettings(Settings):
@@ -44,9 +43,8 @@ class Reinforce(Algorithm[ReinforceSettings]):
         return mean_metrics(steps)
 
     def loss(self, rows: Rows) -> tuple[torch.Tensor, Metrics]:
-        logits, _ = self.network(rows.observation)
-        log_prob = distributions.log_prob(distributions.log_probs(logits), rows.action)
-        loss = -(log_prob * rows.reward).mean()
+        policy, _ = self.network(rows.observation)
+        loss = -(policy.log_prob(rows.action) * rows.reward).mean()
         return loss, {"losses/policy_loss": loss}
 
 
@@ -72,7 +70,7 @@ def test_algorithm_of_ones_own_learns_from_a_batch() -> None:
     assert set(metrics) == {"losses/policy_loss", "losses/grad_norm", "losses/skipped_steps"}
     assert all(isinstance(metric, float) for metric in metrics.values())
     assert not np.array_equal(reinforce.network.export(), before)
-    logits, _ = reinforce.network(torch.from_numpy(batch.observation[0]))
+    logits, _ = reinforce.network.forward(torch.from_numpy(batch.observation[0]))
     assert bool((logits[:, 1] > logits[:, 0]).all())
 
 

@@ -23,12 +23,12 @@ def test_module_is_imported_without_pydantic(module: str) -> None:
 def test_ppo_is_built_without_torch_dynamo() -> None:
     code = """
 import sys
-from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.learners.ppo import PPO
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.synthetic_batch import make_synthetic_batch
-spec = make_mlp((4,), 2, (8,), "tanh", "shared")
+spec = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "shared")
 network = TorchNetwork(spec, initial_parameters(spec, 0))
 PPO(network, PpoSettings(), 0).update(make_synthetic_batch(network, 4, 4), 0, 0.0)
 print("torch._dynamo" in sys.modules)

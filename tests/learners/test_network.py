@@ -2,7 +2,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from rollout.learners.network import Dense, NetworkSpec, initial_parameters, make_mlp, orthogonal
+from rollout.learners.network import (
+    CategoricalHead,
+    Dense,
+    NetworkSpec,
+    initial_parameters,
+    make_mlp,
+    orthogonal,
+)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 3), (4, 64)])
@@ -13,7 +20,7 @@ def test_orthogonal_matrix_has_orthonormal_rows_or_columns(shape: tuple[int, int
 
 
 def test_parameters_follow_each_other_without_gaps() -> None:
-    spec = make_mlp((4,), 2, (64, 32), "tanh", "separate")
+    spec = make_mlp((4,), CategoricalHead((2,)), (64, 32), "tanh", "separate")
     offset = 0
     for parameter in spec.parameters:
         assert parameter.offset == offset
@@ -22,7 +29,7 @@ def test_parameters_follow_each_other_without_gaps() -> None:
 
 
 def test_initial_gains_are_those_of_each_group_of_columns() -> None:
-    spec = make_mlp((4,), 2, (64, 64), "tanh", "shared")
+    spec = make_mlp((4,), CategoricalHead((2,)), (64, 64), "tanh", "shared")
     flat = initial_parameters(spec, seed=5)
     heads = spec.parameter("heads.weight").view(flat)
     np.testing.assert_allclose(np.linalg.norm(heads, axis=0), [0.01, 0.01, 1.0], rtol=1e-5)
@@ -32,7 +39,7 @@ def test_initial_gains_are_those_of_each_group_of_columns() -> None:
 
 
 def test_initial_parameters_depend_on_the_seed_alone() -> None:
-    spec = make_mlp((4,), 2, (16,), "tanh", "shared")
+    spec = make_mlp((4,), CategoricalHead((2,)), (16,), "tanh", "shared")
     assert np.array_equal(initial_parameters(spec, 1), initial_parameters(spec, 1))
     assert not np.array_equal(initial_parameters(spec, 1), initial_parameters(spec, 2))
 
@@ -45,7 +52,7 @@ class OtherLayer(msgspec.Struct, frozen=True, tag=True):
 
 
 def test_specification_crosses_a_pipe_with_layers_of_several_kinds() -> None:
-    spec = make_mlp((4,), 2, (8,), "tanh", "shared")
+    spec = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "shared")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=NetworkSpec) == spec
     layers = (*spec.layers, OtherLayer("image", 2))
     read = msgspec.msgpack.decode(

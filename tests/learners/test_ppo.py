@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from rollout.learners.gae import gae
-from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.learners.ppo import PPO, explained_variance, normalized
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.synthetic_batch import make_synthetic_batch
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
 
-SPEC = make_mlp((4,), 2, (16, 16), "tanh", "shared")
+SPEC = make_mlp((4,), CategoricalHead((2,)), (16, 16), "tanh", "shared")
 
 
 def make_ppo(seed: int = 1, **settings: Any) -> PPO:
@@ -78,7 +78,9 @@ class PlainPPO:
         s = self.settings = ppo.settings
         self.optimizer = torch.optim.Adam(self.parameters, lr=s.learning_rate, eps=s.adam_eps)
 
-    def step(self, observation, action, old_log_prob, old_value, advantage, return_) -> None:
+    def step(
+        self, observation, action, action_mask, old_log_prob, old_value, advantage, return_
+    ) -> None:
         s = self.settings
         hidden = observation
         for linear in self.linears[:-1]:
@@ -142,7 +144,7 @@ def act(ppo: PPO, seed: int) -> Batch:
     """Episodes of one step, with reward 1 where the action is the sign of the first number."""
     batch = make_synthetic_batch(ppo.network, 16, 16, seed)
     with torch.no_grad():
-        logits, _ = ppo.network(torch.from_numpy(batch.observation[:-1]).flatten(0, 1))
+        logits, _ = ppo.network.forward(torch.from_numpy(batch.observation[:-1]).flatten(0, 1))
     policy = torch.distributions.Categorical(logits=logits)
     is_1 = np.random.default_rng(seed).random(256) < policy.probs[:, 1].numpy()
     log_prob = policy.log_prob(torch.from_numpy(is_1).long())
@@ -213,13 +215,15 @@ def test_rows_are_the_steps_of_the_batch_with_advantages_by_the_settings() -> No
     expected = (
         batch.observation[:-1],
         batch.action,
+        batch.action_mask,
         batch.behavior_log_prob,
         batch.value[:-1],
         advantage,
         advantage + batch.value[:-1],
     )
     for name, row, column in zip(rows._fields, rows, expected, strict=True):
-        assert np.array_equal(row.reshape(column.shape).numpy(), column), f"{name} differs"
+        found = row.numpy().reshape(column.shape)
+        assert np.array_equal(found, column), f"{name} differs"
 
 
 def test_synthetic_batch_is_as_if_the_network_had_acted() -> None:

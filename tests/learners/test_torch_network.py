@@ -7,6 +7,7 @@ from torch import nn
 
 from rollout.learners.network import (
     OBSERVATION,
+    CategoricalHead,
     Columns,
     Dense,
     NetworkSpec,
@@ -36,7 +37,7 @@ def numpy_forward(
         )
         activation = ACTIVATIONS[layer.activation]
         buffers[layer.name] = activation(buffers[layer.source] @ weight + bias)
-    logits, value = spec.logits, spec.value
+    logits, value = spec.outputs, spec.value
     return (
         buffers[logits.buffer][:, logits.start : logits.stop],
         buffers[value.buffer][:, value.start],
@@ -44,14 +45,14 @@ def numpy_forward(
 
 
 SPECS = {
-    "shared tanh": make_mlp((4,), 2, (64, 64), "tanh", "shared"),
-    "separate tanh": make_mlp((4,), 3, (32, 16), "tanh", "separate"),
-    "shared relu": make_mlp((6,), 5, (24,), "relu", "shared"),
-    "narrow inside": make_mlp((3,), 2, (5, 7), "tanh", "shared"),
-    "narrow relu inside": make_mlp((3,), 2, (5, 7), "relu", "separate"),
-    "wide head": make_mlp((4,), 40, (16,), "identity", "separate"),
-    "linear": make_mlp((4,), 2, (), "tanh", "shared"),
-    "image": make_mlp((5, 5, 2), 4, (16,), "relu", "shared"),
+    "shared tanh": make_mlp((4,), CategoricalHead((2,)), (64, 64), "tanh", "shared"),
+    "separate tanh": make_mlp((4,), CategoricalHead((3,)), (32, 16), "tanh", "separate"),
+    "shared relu": make_mlp((6,), CategoricalHead((5,)), (24,), "relu", "shared"),
+    "narrow inside": make_mlp((3,), CategoricalHead((2,)), (5, 7), "tanh", "shared"),
+    "narrow relu inside": make_mlp((3,), CategoricalHead((2,)), (5, 7), "relu", "separate"),
+    "wide head": make_mlp((4,), CategoricalHead((40,)), (16,), "identity", "separate"),
+    "linear": make_mlp((4,), CategoricalHead((2,)), (), "tanh", "shared"),
+    "image": make_mlp((5, 5, 2), CategoricalHead((4,)), (16,), "relu", "shared"),
 }
 
 
@@ -60,9 +61,11 @@ def test_outputs_equal_those_of_numpy(name: str) -> None:
     spec = SPECS[name]
     flat = random_parameters(spec)
     observation = np.random.default_rng(1).standard_normal((37, *spec.observation_shape))
-    logits, value = TorchNetwork(spec, flat)(torch.from_numpy(observation.astype(np.float32)))
+    logits, value = TorchNetwork(spec, flat).forward(
+        torch.from_numpy(observation.astype(np.float32))
+    )
     expected_logits, expected_value = numpy_forward(spec, flat, observation.astype(np.float32))
-    assert logits.shape == (37, spec.num_actions)
+    assert logits.shape == (37, spec.head.num_outputs)
     np.testing.assert_allclose(logits.detach(), expected_logits, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(value.detach(), expected_value, atol=1e-5, rtol=1e-5)
 
@@ -87,19 +90,19 @@ def test_gradients_equal_those_of_a_plain_module(name: str) -> None:
     network = TorchNetwork(spec, flat)
     random = torch.Generator().manual_seed(2)
     observation = torch.randn(37, *spec.observation_shape, generator=random)
-    grad_logits = torch.randn(37, spec.num_actions, generator=random)
+    grad_logits = torch.randn(37, spec.head.num_outputs, generator=random)
     grad_value = torch.randn(37, generator=random)
-    torch.autograd.backward(network(observation), (grad_logits, grad_value))
+    torch.autograd.backward(network.forward(observation), (grad_logits, grad_value))
 
     branches = [spec.layers]
-    if spec.logits.buffer != spec.value.buffer:
+    if spec.outputs.buffer != spec.value.buffer:
         half = len(spec.layers) // 2
         branches = [spec.layers[:half], spec.layers[half:]]
     for branch in branches:
         plain = sequential(spec, flat, branch)
         outputs = plain(observation)
         grad_outputs = torch.zeros_like(outputs)
-        for columns, gradient in ((spec.logits, grad_logits), (spec.value, grad_value[:, None])):
+        for columns, gradient in ((spec.outputs, grad_logits), (spec.value, grad_value[:, None])):
             if columns.buffer == branch[-1].name:
                 grad_outputs[:, columns.start : columns.stop] = gradient
         outputs.backward(grad_outputs)
@@ -117,13 +120,13 @@ def test_gradients_equal_those_of_a_plain_module(name: str) -> None:
 def test_layer_that_two_others_read_gets_both_gradients() -> None:
     spec = NetworkSpec(
         observation_shape=(3,),
-        num_actions=2,
+        head=CategoricalHead((2,)),
         layers=(
             Dense("torso", OBSERVATION, 3, 20, "tanh", ((20, 1.0),)),
             Dense("policy", "torso", 20, 2, "identity", ((2, 1.0),)),
             Dense("value", "torso", 20, 1, "identity", ((1, 1.0),)),
         ),
-        logits=Columns("policy", 0, 2),
+        outputs=Columns("policy", 0, 2),
         value=Columns("value", 0, 1),
     )
     network = TorchNetwork(spec, random_parameters(spec))
@@ -131,7 +134,7 @@ def test_layer_that_two_others_read_gets_both_gradients() -> None:
     gradients = []
     for want_logits, want_value in ((True, False), (False, True), (True, True)):
         network.flat_grad.zero_()
-        logits, value = network(observation)
+        logits, value = network.forward(observation)
         (want_logits * logits.sum() + want_value * value.sum()).backward()
         gradients.append(spec.parameter("torso.weight").view(network.flat_grad).clone())
     torch.testing.assert_close(gradients[0] + gradients[1], gradients[2])
@@ -143,7 +146,7 @@ def test_parameters_and_gradients_are_views_of_the_flat_vectors() -> None:
     weight = network.parameters["torso_1.weight"]
     network.flat.fill_(3.0)
     assert bool((weight == 3.0).all())
-    logits, value = network(torch.ones(8, 4))
+    logits, value = network.forward(torch.ones(8, 4))
     (logits.sum() + value.sum()).backward()
     gradient = weight.grad
     assert gradient is not None
@@ -166,14 +169,14 @@ def test_loading_and_exporting_are_inverse_and_copy() -> None:
 
 @pytest.mark.parametrize("wrong", [np.zeros(3, np.float32), np.zeros((1, 50), np.float32)])
 def test_vector_of_another_length_is_refused(wrong: np.ndarray) -> None:
-    spec = make_mlp((4,), 2, (8,), "tanh", "shared")
+    spec = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "shared")
     network = TorchNetwork(spec, initial_parameters(spec, 0))
     with pytest.raises(ValueError, match=rf"expected float32 \[{spec.num_parameters}\]"):
         network.load(wrong)
 
 
 def test_vector_of_another_dtype_is_refused() -> None:
-    spec = make_mlp((4,), 2, (8,), "tanh", "shared")
+    spec = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "shared")
     with pytest.raises(ValueError, match="parameters are float64"):
         TorchNetwork(spec, initial_parameters(spec, 0).astype(np.float64))
 
@@ -183,7 +186,7 @@ def test_observations_of_any_dtype_are_taken(dtype: torch.dtype) -> None:
     spec = SPECS["image"]
     network = TorchNetwork(spec, random_parameters(spec))
     observation = torch.randint(0, 2, (6, 5, 5, 2)).to(dtype)
-    torch.testing.assert_close(network(observation), network(observation.float()))
+    torch.testing.assert_close(network.forward(observation), network.forward(observation.float()))
 
 
 def test_observations_of_another_shape_are_refused() -> None:
@@ -200,7 +203,7 @@ def test_forward_and_backward_are_the_same_bits_each_time() -> None:
     runs = []
     for _ in range(2):
         network.flat_grad.zero_()
-        logits, value = network(observation)
+        logits, value = network.forward(observation)
         (logits.square().sum() + value.sum()).backward()
         runs.append((logits.detach(), value.detach(), network.flat_grad.clone()))
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))

@@ -21,7 +21,7 @@ from rollout.envs import find_env
 from rollout.envs.batch import state_bytes
 from rollout.envs.classic.cartpole import CartPole
 from rollout.experiment import Experiment
-from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.ledger import Ledger, Totals
 from rollout.plan import HostPlan
@@ -303,7 +303,7 @@ def make_plan():
                 "policy_lag": 1,
                 "window": 2,
                 "hang_s": None,
-                "network": make_mlp((4,), 2, (8, 8), "tanh", "shared"),
+                "network": make_mlp((4,), CategoricalHead((2,)), (8, 8), "tanh", "shared"),
                 "schema": UnrollSchema(5, (4,), "<f4", (), "<i4", True, state_bytes(CartPole)),
             }
             return HostPlan(**(known | others))

@@ -100,7 +100,7 @@ class Fleet:
         self.inbox = Inbox(
             plan.run,
             plan.schema,
-            plan.network.num_actions,
+            plan.network.head.choices,
             lag,
             Shares(plan.num_envs, 0, plan.is_lockstep),
             EnvStates(plan.num_envs, plan.schema.state_bytes, plan.seed),

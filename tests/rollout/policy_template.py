@@ -4,8 +4,8 @@ from rollout.envs.kernels import bound
 
 entry = bound("entry")
 pack, forward, tanh, BLOCK = bound("pack"), bound("forward"), bound("tanh"), bound("BLOCK")
-OBSERVATION_SIZE, NUM_ACTIONS = bound("OBSERVATION_SIZE"), bound("NUM_ACTIONS")
-LOGITS_OFFSET, LOGITS_STRIDE = bound("LOGITS_OFFSET"), bound("LOGITS_STRIDE")
+NUM_INPUTS, NUM_OUTPUTS = bound("NUM_INPUTS"), bound("NUM_OUTPUTS")
+OUTPUTS_OFFSET, OUTPUTS_STRIDE = bound("OUTPUTS_OFFSET"), bound("OUTPUTS_STRIDE")
 VALUE_OFFSET, VALUE_STRIDE = bound("VALUE_OFFSET"), bound("VALUE_STRIDE")
 
 
@@ -15,12 +15,12 @@ def evaluate(weights, packed, scratch, observation, logits, value):
     rows = observation.shape[0]
     pack(weights, packed)
     for r in range(rows):
-        for j in range(OBSERVATION_SIZE):
-            scratch[r * OBSERVATION_SIZE + j] = observation[r, j]
+        for j in range(NUM_INPUTS):
+            scratch[r * NUM_INPUTS + j] = observation[r, j]
     forward(packed, scratch, rows)
     for r in range(rows):
-        for a in range(NUM_ACTIONS):
-            logits[r, a] = scratch[LOGITS_OFFSET + r * LOGITS_STRIDE + a]
+        for a in range(NUM_OUTPUTS):
+            logits[r, a] = scratch[OUTPUTS_OFFSET + r * OUTPUTS_STRIDE + a]
         value[r] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]
 
 

@@ -28,11 +28,11 @@ from rollout.checkpoint import (
     save_checkpoint,
 )
 from rollout.errors import OperatorError, RunFailed
-from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.run_directory import RunDirectory
 
 EXPERIMENT = {"env": {"id": "CartPole-v1"}, "stop": {"env_steps": 1000}}
-SPEC = make_mlp((4,), 2, (8,), "tanh", "separate")
+SPEC = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "separate")
 FILES = (ARRAYS, STATE, MANIFEST)
 
 
@@ -396,10 +396,10 @@ def test_checkpoint_of_another_format_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "other",
     [
-        make_mlp((4,), 2, (9,), "tanh", "separate"),
-        make_mlp((4,), 3, (8,), "tanh", "separate"),
-        make_mlp((4,), 2, (8, 8), "tanh", "separate"),
-        make_mlp((4,), 2, (8,), "tanh", "shared"),
+        make_mlp((4,), CategoricalHead((2,)), (9,), "tanh", "separate"),
+        make_mlp((4,), CategoricalHead((3,)), (8,), "tanh", "separate"),
+        make_mlp((4,), CategoricalHead((2,)), (8, 8), "tanh", "separate"),
+        make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "shared"),
     ],
     ids=["wider", "more actions", "deeper", "shared"],
 )

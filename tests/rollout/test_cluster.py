@@ -73,7 +73,7 @@ def make_fleet(places, tmp_path, make_experiment):
         inbox = Inbox(
             plan.run,
             plan.schema,
-            plan.network.num_actions,
+            plan.network.head.choices,
             plan.policy_lag,
             Shares(plan.num_envs, 0, is_lockstep=True),
             EnvStates(plan.num_envs, plan.schema.state_bytes, plan.seed),

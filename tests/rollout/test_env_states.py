@@ -14,14 +14,14 @@ from rollout.envs.batch import state_bytes
 from rollout.envs.classic.cartpole import CartPole
 from rollout.envs.diagnostic.counting import Counting
 from rollout.envs.philox import CLOCK
-from rollout.learners.network import make_mlp
+from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.learners.unroll import Batch, Unroll, UnrollSchema
 from rollout.shapes import make_schema
 
 SEED = 3
 CASES = {
-    "CartPole": (CartPole, make_mlp((4,), 2, (8,), "tanh", "shared")),
-    "Counting": (Counting, make_mlp((3,), 3, (8,), "relu", "shared")),
+    "CartPole": (CartPole, make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "shared")),
+    "Counting": (Counting, make_mlp((3,), CategoricalHead((3,)), (8,), "relu", "shared")),
 }
 each_case = pytest.mark.parametrize("case", CASES)
 

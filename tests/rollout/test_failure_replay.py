@@ -19,11 +19,11 @@ from rollout.envs import EnvError, Envs
 from rollout.errors import OperatorError
 from rollout.failure_replay import find_failed_env, replay_failure, start_of
 from rollout.failures import Failure, save_failure
-from rollout.learners.network import initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.shapes import make_schema
 from tests.envs import failing
 
-NETWORK = make_mlp((3,), 2, (8,), "tanh", "shared")
+NETWORK = make_mlp((3,), CategoricalHead((2,)), (8,), "tanh", "shared")
 SCHEMA = make_schema(failing.Fails, 4, has_value=True)
 WEIGHTS = read_only(initial_parameters(NETWORK, 3))
 REPOSITORY = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ from rollout.envs import Envs
 from rollout.envs.classic.cartpole import CartPole
 from rollout.errors import OperatorError, RunFailed
 from rollout.failures import EnvFailures, Failure, load_failure, save_failure
-from rollout.learners.network import Columns, Dense, initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, Columns, Dense, initial_parameters, make_mlp
 from rollout.shapes import make_schema
 
-NETWORK = make_mlp((4,), 2, (8,), "tanh", "separate")
+NETWORK = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "separate")
 SCHEMA = make_schema(CartPole, 5, has_value=True)
 
 
@@ -109,12 +109,7 @@ def with_layer(**others) -> Failure:
     first, *rest = NETWORK.layers
     changed = msgspec.structs.replace(first, **others)
     network = msgspec.convert(
-        {"observation_shape": (4,), "num_actions": 2, "layers": (), "logits": None, "value": None}
-        | {
-            "layers": msgspec.to_builtins((changed, *rest)),
-            "logits": msgspec.to_builtins(NETWORK.logits),
-            "value": msgspec.to_builtins(NETWORK.value),
-        },
+        msgspec.to_builtins(NETWORK) | {"layers": msgspec.to_builtins((changed, *rest))},
         type(NETWORK),
     )
     return make_failure(network=network)
@@ -156,7 +151,7 @@ def test_what_does_not_fit_together_is_refused(failure, said, tmp_path):
 def test_outputs_beyond_their_layer_are_refused(tmp_path):
     network = type(NETWORK)(
         (4,),
-        2,
+        CategoricalHead((2,)),
         (Dense("heads", "observation", 4, 3, "identity", ()),),
         Columns("heads", 0, 2),
         Columns("heads", 3, 4),

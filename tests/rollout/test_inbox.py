@@ -35,7 +35,7 @@ class World:
         self.inbox = Inbox(
             RUN,
             SCHEMA,
-            NUM_ACTIONS,
+            (NUM_ACTIONS,),
             policy_lag,
             Shares(NUM_ENVS, 0, policy_lag is not None),
             EnvStates(NUM_ENVS, SCHEMA.state_bytes, seed=3),

@@ -33,12 +33,12 @@ def twin_logits(policy: Policy, observation: np.ndarray) -> np.ndarray:
         bias = network.parameter(f"{layer.name}.bias").view(parameters)
         output = buffers[layer.source] @ weight + bias
         buffers[layer.name] = np.tanh(output) if layer.activation == "tanh" else output
-    return buffers[network.logits.buffer][..., network.logits.start : network.logits.stop]
+    return buffers[network.outputs.buffer][..., network.outputs.start : network.outputs.stop]
 
 
 def test_logits_are_those_of_the_network(policy):
     np.testing.assert_allclose(
-        policy.logits(OBSERVATIONS), twin_logits(policy, OBSERVATIONS), atol=1e-5
+        policy.outputs(OBSERVATIONS), twin_logits(policy, OBSERVATIONS), atol=1e-5
     )
 
 
@@ -49,9 +49,9 @@ def test_deterministic_action_is_the_likeliest(policy):
 
 
 def test_one_observation_and_a_batch_of_them_agree(policy):
-    batch = policy.logits(OBSERVATIONS)
+    batch = policy.outputs(OBSERVATIONS)
     for row, observation in enumerate(OBSERVATIONS):
-        np.testing.assert_array_equal(policy.logits(observation), batch[row])
+        np.testing.assert_array_equal(policy.outputs(observation), batch[row])
         action = policy.act(observation)
         assert type(action) is int
         assert action == batch[row].argmax()
@@ -61,7 +61,7 @@ def test_numbers_of_a_neighbouring_type_are_welcome(policy):
     one = OBSERVATIONS[0]
     assert policy.act(one.tolist()) == policy.act(one.astype(np.float64)) == policy.act(one)
     np.testing.assert_array_equal(
-        policy.logits(OBSERVATIONS[::2]), policy.logits(OBSERVATIONS[::2].copy())
+        policy.outputs(OBSERVATIONS[::2]), policy.outputs(OBSERVATIONS[::2].copy())
     )
 
 
@@ -77,7 +77,7 @@ def test_numbers_of_a_neighbouring_type_are_welcome(policy):
     ],
 )
 def test_observation_of_another_kind_is_refused_with_what_was_wanted(policy, observation, found):
-    wanted = r"CartPole-v1 has float32 \[4\], or \[N, 4\] for a batch"
+    wanted = r"wanted float32 \[4\], or \[N, 4\] for a batch"
     with pytest.raises(ValueError, match=f"observation is {found}, {wanted}"):
         policy.act(observation)
 
@@ -97,8 +97,8 @@ def test_sampled_actions_follow_the_distribution(policy):
 
 def test_sampling_from_three_actions_takes_each_as_often_as_its_probability(make_run):
     policy = load_policy(make_run("Counting-v0"))
-    logits = np.log(np.array([[0.2, 0.5, 0.3]], np.float32))
-    chosen = policy._sample(np.tile(logits, (20_000, 1)))
+    logits = np.log(np.array([[0.2, 0.5, 0.3]]))
+    chosen = policy._choices(np.tile(logits, (20_000, 1)), deterministic=False)
     np.testing.assert_allclose(np.bincount(chosen) / 20_000, [0.2, 0.5, 0.3], atol=0.015)
 
 

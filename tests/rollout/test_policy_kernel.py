@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.envs import kernels
-from rollout.learners.network import NetworkSpec, initial_parameters, make_mlp
+from rollout.learners.network import CategoricalHead, NetworkSpec, initial_parameters, make_mlp
 from rollout.policy_kernel import (
     BLOCK,
     TANH_LIMIT,
@@ -29,9 +29,9 @@ class Policy:
         self.spec = spec
         self.packed = np.full(num_packed(spec), np.nan, np.float32)
         self.scratch = np.full(num_scratch(spec), np.nan, np.float32)
-        row = np.zeros((1, spec.observation_size), np.float32)
+        row = np.zeros((1, spec.num_inputs), np.float32)
         vector = np.zeros(spec.num_parameters, np.float32)
-        logits = np.zeros((1, spec.num_actions), np.float32)
+        logits = np.zeros((1, spec.head.num_outputs), np.float32)
         work = (vector, self.packed, self.scratch, row, logits, vector[:1])
         self.kernels = kernels.load_kernels(
             TEMPLATE,
@@ -42,7 +42,7 @@ class Policy:
 
     def __call__(self, weights: np.ndarray, observation: np.ndarray):
         rows = len(observation)
-        logits = np.full((rows, self.spec.num_actions), np.nan, np.float32)
+        logits = np.full((rows, self.spec.head.num_outputs), np.nan, np.float32)
         value = np.full(rows, np.nan, np.float32)
         for start in range(0, rows, BLOCK):
             block = slice(start, start + BLOCK)
@@ -58,15 +58,17 @@ class Policy:
 
 
 SPECS = {
-    "CartPole's": make_mlp((4,), 2, (64, 64), "tanh", "shared"),
-    "one input, one unit": make_mlp((1,), 2, (1,), "tanh", "shared"),
-    "seven inputs, seven outputs": make_mlp((7,), 7, (5, 9), "relu", "shared"),
-    "eight outputs with the value": make_mlp((3,), 7, (8,), "tanh", "separate"),
-    "nine outputs with the value": make_mlp((9,), 8, (17, 3), "relu", "separate"),
-    "no hidden layer": make_mlp((5,), 4, (), "tanh", "separate"),
-    "identity": make_mlp((2,), 3, (16,), "identity", "shared"),
-    "deep": make_mlp((6,), 18, (33, 16, 15, 1, 4), "tanh", "separate"),
-    "an image": make_mlp((2, 3), 3, (10,), "relu", "shared"),
+    "CartPole's": make_mlp((4,), CategoricalHead((2,)), (64, 64), "tanh", "shared"),
+    "one input, one unit": make_mlp((1,), CategoricalHead((2,)), (1,), "tanh", "shared"),
+    "seven inputs, seven outputs": make_mlp((7,), CategoricalHead((7,)), (5, 9), "relu", "shared"),
+    "eight outputs with the value": make_mlp((3,), CategoricalHead((7,)), (8,), "tanh", "separate"),
+    "nine outputs with the value": make_mlp(
+        (9,), CategoricalHead((8,)), (17, 3), "relu", "separate"
+    ),
+    "no hidden layer": make_mlp((5,), CategoricalHead((4,)), (), "tanh", "separate"),
+    "identity": make_mlp((2,), CategoricalHead((3,)), (16,), "identity", "shared"),
+    "deep": make_mlp((6,), CategoricalHead((18,)), (33, 16, 15, 1, 4), "tanh", "separate"),
+    "an image": make_mlp((2, 3), CategoricalHead((3,)), (10,), "relu", "shared"),
 }
 POLICIES: dict[str, Policy] = {}
 each_spec = pytest.mark.parametrize("name", SPECS)
@@ -90,7 +92,7 @@ def random_weights(spec: NetworkSpec, seed: int = 0) -> np.ndarray:
 
 def random_rows(spec: NetworkSpec, rows: int, seed: int = 1) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((rows, spec.observation_size)).astype(np.float32)
+    return rng.standard_normal((rows, spec.num_inputs)).astype(np.float32)
 
 
 def in_torch(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
@@ -103,7 +105,7 @@ def in_torch(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
         out = buffers[layer.source] @ weight + bias
         functions = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda x: x}
         buffers[layer.name] = functions[layer.activation](out)
-    logits, value = spec.logits, spec.value
+    logits, value = spec.outputs, spec.value
     return (
         buffers[logits.buffer][:, logits.start : logits.stop].numpy(),
         buffers[value.buffer][:, value.start].numpy(),
@@ -113,7 +115,7 @@ def in_torch(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
 def in_float64(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
     """Row by row, output by output."""
     flat = weights.astype(np.float64)
-    logits = np.zeros((len(observation), spec.num_actions))
+    logits = np.zeros((len(observation), spec.head.num_outputs))
     value = np.zeros(len(observation))
     for r, row in enumerate(observation.astype(np.float64)):
         buffers = {"observation": row}
@@ -126,7 +128,7 @@ def in_float64(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
                 functions = {"tanh": np.tanh, "relu": lambda x: max(x, 0.0)}
                 out[j] = functions.get(layer.activation, lambda x: x)(total)
             buffers[layer.name] = out
-        logits[r] = buffers[spec.logits.buffer][spec.logits.start : spec.logits.stop]
+        logits[r] = buffers[spec.outputs.buffer][spec.outputs.start : spec.outputs.stop]
         value[r] = buffers[spec.value.buffer][spec.value.start]
     return logits, value
 
