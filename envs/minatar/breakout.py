@@ -81,10 +81,9 @@ class BreakoutFull(Breakout):
 def play(state, params, action, draw):
     """One step with an action of the full set; returns (reward, terminated)."""
     action = sticky_action(state, params, action, draw)
-    if action == LEFT:
-        state.paddle = max(0, state.paddle - 1)
-    elif action == RIGHT:
-        state.paddle = min(SIZE - 1, state.paddle + 1)
+    # Without branches: which way an action goes is hard to foresee, for a processor too.
+    way = (action == RIGHT) - (action == LEFT)
+    state.paddle = min(max(state.paddle + way, 0), SIZE - 1)
 
     state.last_x = state.x
     state.last_y = state.y
