@@ -30,6 +30,7 @@ class CartPole(CompiledEnv):
     )
     action_space = Discrete(2)
     max_episode_steps = 500
+    render_fps = 50
 
     def reset(state, params, draw):
         state.x = uniform(draw, -0.05, 0.05)
