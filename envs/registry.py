@@ -13,6 +13,7 @@ from rollout.envs.errors import EnvError
 
 BUNDLED = {
     "CartPole-v1": "rollout.envs.classic.cartpole:CartPole",
+    "Acrobot-v1": "rollout.envs.classic.acrobot:Acrobot",
     "Asterix-MinAtar": "rollout.envs.minatar.asterix:Asterix",
     "Asterix-MinAtar-full": "rollout.envs.minatar.asterix:AsterixFull",
     "Breakout-MinAtar": "rollout.envs.minatar.breakout:Breakout",

@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from rollout.envs import BUNDLED, CompiledEnv, EnvError, find_env
+from rollout.envs import BUNDLED, CompiledEnv, EnvError, Envs, find_env
 from rollout.envs.classic.cartpole import CartPole
 
 DEFINITION = """
@@ -30,6 +31,14 @@ def test_bundled_environments_are_found(env_id):
     assert issubclass(find_env(env_id), CompiledEnv)
 
 
+@pytest.mark.parametrize("env_id", BUNDLED)
+def test_bundled_environments_render(env_id):
+    picture = Envs(find_env(env_id), 1, seed=0, jit=False).render()
+    assert picture.dtype == np.uint8
+    assert picture.ndim == 3 and picture.shape[2] == 3
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1, "there is nothing to see"
+
+
 def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
     (folder / "registry_one.py").write_text(DEFINITION)
     package = folder / "registry_package" / "inner"
@@ -45,15 +54,21 @@ def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
     [
         ("CartPol-v1", "unknown environment 'CartPol-v1'; did you mean CartPole-v1?"),
         ("cartpole", "did you mean CartPole-v1?"),
-        ("Zaxxon", "bundled are CartPole-v1, Counting-v0"),
+        ("Zaxxon", "bundled are CartPole-v1, Acrobot-v1"),
         ("", "unknown environment ''"),
         (":Name", "unknown environment ':Name'"),
         ("module:", "unknown environment 'module:'"),
         ("no_such_module:Name", "no module 'no_such_module'"),
         ("no_such.module:Name", "no module 'no_such'"),
         ("rollout.envs.nothing:Name", "no module 'rollout.envs.nothing'"),
-        ("rollout.envs.classic.cartpole:Cartpole", "rollout.envs.classic.cartpole has no 'Cartpole'"),
-        ("rollout.envs.classic.cartpole:TAU", "is 0.02; wanted a subclass of rollout.envs.CompiledEnv"),
+        (
+            "rollout.envs.classic.cartpole:Cartpole",
+            "rollout.envs.classic.cartpole has no 'Cartpole'",
+        ),
+        (
+            "rollout.envs.classic.cartpole:TAU",
+            "is 0.02; wanted a subclass of rollout.envs.CompiledEnv",
+        ),
         ("rollout.envs.classic.cartpole:math", "wanted a subclass of rollout.envs.CompiledEnv"),
         ("..relative:Name", "'..relative:Name'"),
     ],
