@@ -15,6 +15,9 @@ BUNDLED = {
     "CartPole-v1": "rollout.envs.classic.cartpole:CartPole",
     "Acrobot-v1": "rollout.envs.classic.acrobot:Acrobot",
     "MountainCar-v0": "rollout.envs.classic.mountain_car:MountainCar",
+    "MountainCarContinuous-v0": (
+        "rollout.envs.classic.mountain_car_continuous:MountainCarContinuous"
+    ),
     "Asterix-MinAtar": "rollout.envs.minatar.asterix:Asterix",
     "Asterix-MinAtar-full": "rollout.envs.minatar.asterix:AsterixFull",
     "Breakout-MinAtar": "rollout.envs.minatar.breakout:Breakout",
