@@ -18,6 +18,7 @@ BUNDLED = {
     "MountainCarContinuous-v0": (
         "rollout.envs.classic.mountain_car_continuous:MountainCarContinuous"
     ),
+    "Pendulum-v1": "rollout.envs.classic.pendulum:Pendulum",
     "Asterix-MinAtar": "rollout.envs.minatar.asterix:Asterix",
     "Asterix-MinAtar-full": "rollout.envs.minatar.asterix:AsterixFull",
     "Breakout-MinAtar": "rollout.envs.minatar.breakout:Breakout",
