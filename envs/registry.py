@@ -26,6 +26,7 @@ BUNDLED = {
     "Freeway-MinAtar": "rollout.envs.minatar.freeway:Freeway",
     "Freeway-MinAtar-full": "rollout.envs.minatar.freeway:FreewayFull",
     "Counting-v0": "rollout.envs.diagnostic.counting:Counting",
+    "Memory-v0": "rollout.envs.diagnostic.memory:Memory",
 }
 
 
