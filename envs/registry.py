@@ -27,6 +27,7 @@ BUNDLED = {
     "Freeway-MinAtar-full": "rollout.envs.minatar.freeway:FreewayFull",
     "Counting-v0": "rollout.envs.diagnostic.counting:Counting",
     "Memory-v0": "rollout.envs.diagnostic.memory:Memory",
+    "Slow-v0": "rollout.envs.diagnostic.slow:Slow",
 }
 
 

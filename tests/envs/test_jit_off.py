@@ -7,19 +7,22 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from rollout.envs import BUNDLED, CompiledEnv, Envs, Outcome, find_env, uniform
+from rollout.envs.diagnostic.slow import Slow
 from rollout.envs.layouts import action_layout
 from rollout.envs.records import ArrayView, RecordsView, RecordView, Short, Single, Unsigned
 from tests.envs.nasty import Nasty, Pixels
 
 ENVS = [*(find_env(name) for name in BUNDLED), Nasty, Pixels]
+CHEAP = {Slow: {"step_us": 1.0}}
 
 
 @pytest.mark.parametrize("env", ENVS, ids=lambda env: env.__name__)
 def test_plain_python_equals_compiled_bit_for_bit(env):
     rng = np.random.default_rng(0)
     num_envs, num_steps = 5, 150
-    compiled = Envs(env, num_envs, seed=3), Outcome(env, num_envs)
-    plain = Envs(env, num_envs, seed=3, jit=False), Outcome(env, num_envs)
+    params = CHEAP.get(env)
+    compiled = Envs(env, num_envs, seed=3, params=params), Outcome(env, num_envs)
+    plain = Envs(env, num_envs, seed=3, params=params, jit=False), Outcome(env, num_envs)
     for envs, _ in (compiled, plain):  # nearly over: few end within 150 steps
         envs.records["clock"]["t"] = max(0, (env.max_episode_steps or 0) - 60)
     assert compiled[0].snapshot() == plain[0].snapshot()
