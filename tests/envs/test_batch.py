@@ -344,8 +344,8 @@ def test_render_draws_the_chosen_environment():
     assert (left != right).any()
     with pytest.raises(EnvError, match="i=2, wanted an integer from 0 to 1"):
         envs.render(2)
-    with pytest.raises(EnvError, match="Counting has no render"):
-        Envs(Counting, 1, seed=0).render()
+    with pytest.raises(EnvError, match="Pixels has no render"):
+        Envs(Pixels, 1, seed=0).render()
 
 
 def test_long_lived_objects_have_a_repr_of_one_line():
