@@ -52,7 +52,7 @@ class TimeSplit(api.NoView):
 
 def make_bare_update(experiment: Experiment):
     """A function that updates once, as the learner does, from a batch at hand."""
-    spec = make_network(experiment.network, find_env(experiment.env.id))
+    spec = make_network(experiment.network, experiment.env.find())
     network = TorchNetwork(spec, initial_parameters(spec, experiment.seed), "cpu")
     algorithm = PPO(network, experiment.algorithm, experiment.seed)
     batch = make_synthetic_batch(network, experiment.fleet.unroll_length, experiment.env.num_envs)

@@ -20,7 +20,6 @@ jit, entry = bound("jit"), bound("entry")
 env_reset, env_step, env_observe = bound("env_reset"), bound("env_step"), bound("env_observe")
 ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")
 OBSERVATION_RECORD = bound("OBSERVATION_RECORD")  # of a Dict, else None
-OBSERVATION_SIZE = bound("OBSERVATION_SIZE")  # elements of its array
 HAS_MASK = bound("HAS_MASK")
 MAX_EPISODE_STEPS = bound("MAX_EPISODE_STEPS")  # 0: no limit
 STATE_OFFSET = bound("STATE_OFFSET")  # bytes of a record before its state
@@ -71,9 +70,7 @@ else:
 @jit
 def observe_one(envs, params, i, observation):
     """Write environment i's observation."""
-    flat = observation.reshape(OBSERVATION_SIZE)
-    for j in range(OBSERVATION_SIZE):
-        flat[j] = 0
+    observation[:] = 0  # a loop over its elements takes seven times as long
     env_observe(envs[i].state, params[0], as_author_sees(observation))
 
 

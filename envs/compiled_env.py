@@ -17,6 +17,7 @@ limit, autoreset, episode statistics, seeding and snapshots.
 """
 
 import difflib
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -84,6 +85,11 @@ class CompiledEnv:
             raise EnvError(f"environment {cls.__qualname__}: " + "; ".join(problems))
 
     @classmethod
+    def with_time_limit(cls, max_episode_steps: int) -> "type[CompiledEnv]":
+        """The same environment with another time limit; the same class for the same limit."""
+        return _with_time_limit(cls, max_episode_steps)
+
+    @classmethod
     def params_dtype(cls) -> np.dtype:
         """The record that `params` becomes."""
         kinds = {bool: np.bool_, int: np.int64, float: np.float64}
@@ -101,6 +107,14 @@ class CompiledEnv:
         for name, value in (dict(cls.params) | chosen).items():
             record[name] = value
         return record
+
+
+@functools.cache
+def _with_time_limit(env: type[CompiledEnv], max_episode_steps: int) -> type[CompiledEnv]:
+    members = {"max_episode_steps": max_episode_steps, "__doc__": env.__doc__}
+    limited = type(env.__name__, (env,), members)
+    limited.__module__, limited.__qualname__ = env.__module__, env.__qualname__
+    return limited
 
 
 def _param_problem(params: Mapping[str, Any], name: str, value: Any) -> str | None:
@@ -171,6 +185,10 @@ def _state_problems(dtype: np.dtype, prefix: str = "") -> list[str]:
             problems += _state_problems(field.base, f"{prefix}{name}.")
         elif field.base not in NUMBERS:
             problems.append(f"state.{prefix}{name} is {field}, wanted numbers or arrays of numbers")
+        elif field.base == np.bool_ and field.shape:
+            problems.append(
+                f"state.{prefix}{name} is {field}, Numba has no arrays of bools in records: use u1"
+            )
         elif 0 in field.shape:
             problems.append(f"state.{prefix}{name} is {field}, which holds nothing")
     return problems

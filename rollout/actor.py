@@ -39,7 +39,7 @@ def act_share(
     Waiting for credit or weights blocks in the kernel. The environments go on from the states that
     came with the share; an unroll is one compiled call (acting_kernel.act_unroll).
     """
-    env = find_env(plan.env_id, plan.import_path)
+    env = find_env(plan.env_id, plan.import_path, plan.max_episode_steps)
     envs = Envs(env, share.num_envs, plan.seed, params=plan.env_params, begin=False)
     slot.begin(page.version)  # resets may hang or fail as steps may
     envs.restore(share.states, slot.position, plan.schema.unroll_length)

@@ -18,7 +18,6 @@ import msgspec
 import zmq
 
 from rollout import processes, run_places
-from rollout.envs.registry import find_env
 from rollout.errors import OperatorError
 from rollout.experiment import Experiment, FleetSettings
 from rollout.host_memory import host_page_bytes
@@ -36,7 +35,7 @@ END_S = 15.0  # for the agent to end everything, be it thousands; after which th
 
 def make_plan(experiment: Experiment) -> HostPlan:
     """What the experiment means for a host; makes the run's directories (0700)."""
-    env = find_env(experiment.env.id)
+    env = experiment.env.find()
     network = make_network(experiment.network, env)
     fleet = experiment.fleet
     run = secrets.token_bytes(16)
@@ -54,6 +53,7 @@ def make_plan(experiment: Experiment) -> HostPlan:
         import_path=os.getcwd(),
         env_id=experiment.env.id,
         env_params=dict(experiment.env.params),
+        max_episode_steps=experiment.env.max_episode_steps,
         seed=experiment.seed,
         num_envs=experiment.env.num_envs,
         num_actors=fleet.num_actors,

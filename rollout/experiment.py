@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import AfterValidator, Field, ValidationError
@@ -21,6 +21,9 @@ from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, rea
 from rollout.experiment_rules import MAX_UNROLL_LENGTH, broken_rules, resolve_params
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.settings import Kinds, Settings
+
+if TYPE_CHECKING:
+    from rollout.envs.compiled_env import CompiledEnv
 
 
 def usable_cores() -> int:
@@ -42,10 +45,23 @@ class EnvSettings(Settings):
         le=2**24 - 1,  # counts of steps fit 32 bits of a header with room to spare
         description="environments of the whole fleet; actors share them out",
     )
+    max_episode_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="steps after which an episode is truncated; left out, the environment's own "
+        "limit",
+    )
     params: dict[str, float | int | bool] = Field(
         default_factory=dict,
         description="the environment's own numbers that never change in an episode",
     )
+
+    def find(self) -> "type[CompiledEnv]":
+        """The environment, from the current folder if it is one's own. Raises EnvError."""
+        from rollout.envs.registry import find_env  # with Gymnasium behind it: slow to import
+
+        return find_env(self.id, max_episode_steps=self.max_episode_steps)
 
 
 class FleetSettings(Settings):
@@ -346,11 +362,10 @@ def _with_env_params(
 ) -> tuple[Experiment, list[str], Exception | None]:
     """The experiment with all of its environment's params; messages; what caused one of them."""
     from rollout.envs.errors import EnvError  # with Gymnasium behind it: slow to import
-    from rollout.envs.registry import find_env
 
-    label, env_id = layers.source_of(("env", "id")).label, experiment.env.id
+    label = layers.source_of(("env", "id")).label
     try:
-        env = find_env(env_id)
+        env = experiment.env.find()
     except EnvError as error:
         return experiment, [f"{label}: {error}"], error
     params, problems = resolve_params(env, experiment.env.params, layers)

@@ -94,6 +94,7 @@ class FailingEnvs:
         return Failure(
             env_id=plan.env_id,
             env_params=plan.env_params,
+            max_episode_steps=plan.max_episode_steps,
             seed=plan.seed,
             import_path=plan.import_path,
             env=env,

@@ -61,7 +61,7 @@ def find_failed_env(failure: Failure) -> type[CompiledEnv]:
     Raises EnvError if it is not there, and OperatorError if it is not what it was.
     """
     folder = failure.import_path if os.path.isdir(failure.import_path) else os.getcwd()
-    env = registry.find_env(failure.env_id, folder)
+    env = registry.find_env(failure.env_id, folder, failure.max_episode_steps)
     then = failure.schema
     now = make_schema(env, then.unroll_length, then.has_value)
     if now != then:

@@ -279,12 +279,10 @@ def final_report(summary: Summary, run: RunDirectory, stop_reason: str | None) -
 
 def next_commands(run: RunDirectory) -> Iterator[str]:
     """What may be typed about a run that ended."""
-    from rollout.envs.registry import find_env
-
     place = shlex.quote(str(run.path))
     yield f"rollout eval {place}"
     env_id = run.experiment.env.id
-    if hasattr(find_env(env_id), "render"):
+    if hasattr(run.experiment.env.find(), "render"):
         name = env_id.rpartition(":")[2].partition("-")[0].lower()
         yield f"rollout eval {place} --video {name}.gif"
     yield f"tensorboard --logdir {place}"

@@ -15,8 +15,9 @@ class HostPlan(msgspec.Struct, frozen=True):
 
     run: 16 random bytes. socket_directory: the run's own, 0700; the learner's. memory_directory:
     this host's own, 0700. import_path: the folder the command was started in, where environments of
-    the user's own are found. num_actors: of this host. window: unacknowledged unrolls an actor may
-    have. hang_s: seconds an unroll may take; None: derived from those measured.
+    the user's own are found. max_episode_steps: in place of the environment's own limit, unless
+    None. num_actors: of this host. window: unacknowledged unrolls an actor may have. hang_s:
+    seconds an unroll may take; None: derived from those measured.
     """
 
     run: bytes
@@ -25,6 +26,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     import_path: str
     env_id: str
     env_params: dict[str, float | int | bool]
+    max_episode_steps: int | None
     seed: int
     num_envs: int
     num_actors: int

@@ -11,7 +11,6 @@ from rollout.checkpoint import Checkpoint, open_checkpoint, policy_parameters
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.layouts import action_layout, observation_rows
 from rollout.envs.philox import EVALUATION, philox, unit_float64
-from rollout.envs.registry import find_env
 from rollout.experiment import Experiment
 from rollout.learners.network import LOG_STD, GaussianHead, NetworkSpec
 from rollout.run_directory import RunDirectory
@@ -31,7 +30,7 @@ class Policy:
     def __init__(self, experiment: Experiment, parameters: np.ndarray) -> None:
         """parameters: float32 [P], the flat vector of the experiment's network; copied."""
         self.experiment = experiment
-        self.env: type[CompiledEnv] = find_env(experiment.env.id)
+        self.env: type[CompiledEnv] = experiment.env.find()
         self.network: NetworkSpec = make_network(experiment.network, self.env)
         if parameters.shape != (self.network.num_parameters,) or parameters.dtype != np.float32:
             raise ValueError(
@@ -49,7 +48,7 @@ class Policy:
         Raises OperatorError if that experiment, or its network, cannot be had here.
         """
         experiment = checkpoint.experiment
-        network = make_network(experiment.network, find_env(experiment.env.id))
+        network = make_network(experiment.network, experiment.env.find())
         return cls(experiment, policy_parameters(checkpoint, network))
 
     def __repr__(self) -> str:

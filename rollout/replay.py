@@ -23,7 +23,6 @@ from rollout.checkpoint import (
     policy_parameters,
 )
 from rollout.env_states import EnvStates
-from rollout.envs.registry import find_env
 from rollout.errors import OperatorError, RunFailed
 from rollout.experiment import Experiment
 from rollout.learning import check_device, fraction_done, make_learning
@@ -130,7 +129,7 @@ class Retrainer:
         self.update = 0
         self._experiment = experiment
         self._last_use = last_use
-        self._env = find_env(experiment.env.id)
+        self._env = experiment.env.find()
         fleet, num_envs = experiment.fleet, experiment.env.num_envs
         self._schema = make_schema(self._env, fleet.unroll_length, experiment.algorithm.needs_value)
         self._spec = make_network(experiment.network, self._env)
@@ -281,7 +280,7 @@ def _checkpoints(run: RunDirectory) -> list[Checkpoint]:
 
 
 def _refuse_hidden_state(run: RunDirectory, experiment: Experiment) -> None:
-    if find_env(experiment.env.id).has_hidden_state:
+    if experiment.env.find().has_hidden_state:
         raise OperatorError(
             f"{run.path}: {experiment.env.id} has hidden state, on which its steps depend and of "
             "which nothing was recorded, so the run cannot be replayed"

@@ -14,7 +14,6 @@ from rollout.assembler import AsyncAssembler, LockstepAssembler
 from rollout.checkpoint import Checkpoint, named_parameters, policy_parameters
 from rollout.cluster import Cluster
 from rollout.env_states import EnvStates
-from rollout.envs.registry import find_env
 from rollout.errors import RunFailed
 from rollout.events import Event
 from rollout.inbox import Inbox
@@ -142,7 +141,7 @@ class Run:
 
         plan, fleet = self._plan, self._experiment.fleet
         memory = allocate_pinned if network.device.type == "cuda" else allocate
-        env = find_env(plan.env_id)
+        env = self._experiment.env.find()
         states = EnvStates(plan.num_envs, plan.schema.state_bytes, plan.seed, env.has_hidden_state)
         account = Account(fleet.window)
         first_update, set_aside = 0, []

@@ -73,7 +73,7 @@ class Template:
         from rollout.envs.registry import find_env
         from rollout.host_memory import HostPage, WeightsFiles
 
-        env = find_env(plan.env_id, plan.import_path)
+        env = find_env(plan.env_id, plan.import_path, plan.max_episode_steps)
         acting.load_acting_kernels(env, plan.network, plan.schema)
         self._run_actor = actor.run_actor
         memory = Path(plan.memory_directory)

@@ -37,6 +37,7 @@ MISTAKES = [
     ({"state": np.dtype([("h", "f2")])}, "state.h is float16, wanted numbers"),
     ({"state": np.dtype([("in", [("o", "O")])])}, "state.in.o is object, wanted numbers"),
     ({"state": np.dtype([("e", "f8", (0, 2))])}, "which holds nothing"),
+    ({"state": np.dtype([("b", "?", 3)])}, "Numba has no arrays of bools in records: use u1"),
     ({"params": {"force": "strong"}}, "params['force']='strong', wanted a bool, an int or a float"),
     ({"params": {"a b": 1}}, "params['a b'] is not a name"),
     ({"params": {"n": 2**70}}, "does not fit into 64 bits"),

@@ -33,10 +33,19 @@ class Opaque(CompiledEnv):
         observation[0], observation[1] = state.start, state.x
 
 
+@numba.njit
+def drawn_somewhere():
+    return np.random.random()
+
+
 class Open(Opaque):
-    """The same without saying so."""
+    """The same without saying so, and not in a way that is seen when it is compiled."""
 
     has_hidden_state = False
+
+    def step(state, params, action, draw):
+        state.x += drawn_somewhere()
+        return state.x, False
 
 
 @numba.njit

@@ -296,6 +296,7 @@ def make_plan():
                 "import_path": os.getcwd(),
                 "env_id": "CartPole-v1",
                 "env_params": {},
+                "max_episode_steps": None,
                 "seed": 0,
                 "num_envs": 6,
                 "num_actors": 2,

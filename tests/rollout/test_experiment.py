@@ -50,7 +50,12 @@ def test_smallest_experiment_has_the_documented_defaults(write):
     assert experiment.model_dump() == {
         "name": "small",
         "seed": 0,
-        "env": {"id": "CartPole-v1", "num_envs": 64, "params": {"force": 10.0}},
+        "env": {
+            "id": "CartPole-v1",
+            "num_envs": 64,
+            "max_episode_steps": None,
+            "params": {"force": 10.0},
+        },
         "fleet": {
             "num_actors": 1,
             "unroll_length": 64,

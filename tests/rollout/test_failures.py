@@ -22,6 +22,7 @@ SCHEMA = make_schema(CartPole, 5, has_value=True)
 def make_failure(**others) -> Failure:
     known = {
         "env_id": "CartPole-v1",
+        "max_episode_steps": None,
         "env_params": {"force": 9.5},
         "seed": 3,
         "import_path": "/home/somebody/experiments",

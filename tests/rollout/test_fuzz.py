@@ -463,7 +463,7 @@ def fuzz(fleet: Fleet, make_payload, tmp_path: Path, caplog, count: int, seed: i
     for _ in range(2):
         fleet.receiver.trained(fleet.event(FullBatch).batch)
     fleet.receiver.publish(1, WEIGHTS)
-    fleet.receiver.ledger()
+    fleet.ledger()
     for actor in actors:
         actor.send(make_payload)
     fleet.event(FullBatch)

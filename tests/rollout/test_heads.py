@@ -147,8 +147,8 @@ def forward(network: NetworkSpec, weights: np.ndarray, inputs: np.ndarray):
 
 
 def words(clock: np.void, k: int) -> list[int]:
-    place = (int(clock[name]) for name in ("env", "episode", "t"))
-    return [int(word) for word in philox.philox(SEED, philox.ACTION, *place, k)]
+    env, episode, t = (int(clock[name]) for name in ("env", "episode", "t"))
+    return [int(word) for word in philox.philox(SEED, philox.ACTION, env, episode, t, k)]
 
 
 def choose(env: Any, network: NetworkSpec, weights: Any, outputs: Any, mask: Any, clock: Any):
@@ -157,8 +157,9 @@ def choose(env: Any, network: NetworkSpec, weights: Any, outputs: Any, mask: Any
         log_std = network.parameter(LOG_STD).view(weights).astype(np.float64)
         action, log_prob = [], 0.0
         for k in range(network.head.size):
-            a, b, c, d = words(clock, k)
-            first, second = philox.unit_float64(a, b), philox.unit_float64(c, d)
+            drawn = words(clock, k)
+            first = philox.unit_float64(drawn[0], drawn[1])
+            second = philox.unit_float64(drawn[2], drawn[3])
             z = math.sqrt(-2 * math.log(1 - first)) * math.cos(2 * math.pi * second)
             action.append(outputs[k] + math.exp(log_std[k]) * z)
             log_prob += -0.5 * z * z - log_std[k] - 0.5 * math.log(2 * math.pi)

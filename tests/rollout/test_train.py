@@ -301,3 +301,9 @@ def test_actor_that_runs_out_of_luck_is_named_and_replaced(train, view, places):
     assert summary.params_digest == undisturbed.params_digest
     assert summary.actor_restarts == 1
     assert re.search(r"actor \d \(process \d+\) was killed by SIGSEGV", " ".join(view.notices))
+
+
+def test_time_limit_of_the_experiment_truncates(train):
+    result = train("env.max_episode_steps=7", "stop.env_steps=2000")
+    assert result.policy.env.max_episode_steps == 7
+    assert result.summary.episode_return_mean == 7.0
