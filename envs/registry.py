@@ -25,17 +25,24 @@ BUNDLED = {
     "Breakout-MinAtar-full": "rollout.envs.minatar.breakout:BreakoutFull",
     "Freeway-MinAtar": "rollout.envs.minatar.freeway:Freeway",
     "Freeway-MinAtar-full": "rollout.envs.minatar.freeway:FreewayFull",
+    "Seaquest-MinAtar": "rollout.envs.minatar.seaquest:Seaquest",
+    "Seaquest-MinAtar-full": "rollout.envs.minatar.seaquest:SeaquestFull",
+    "SpaceInvaders-MinAtar": "rollout.envs.minatar.space_invaders:SpaceInvaders",
+    "SpaceInvaders-MinAtar-full": "rollout.envs.minatar.space_invaders:SpaceInvadersFull",
     "Counting-v0": "rollout.envs.diagnostic.counting:Counting",
     "Memory-v0": "rollout.envs.diagnostic.memory:Memory",
     "Slow-v0": "rollout.envs.diagnostic.slow:Slow",
 }
 
 
-def find_env(env_id: str, folder: str | None = None) -> type[CompiledEnv]:
+def find_env(
+    env_id: str, folder: str | None = None, max_episode_steps: int | None = None
+) -> type[CompiledEnv]:
     """The environment of a bundled id (`CartPole-v1`) or of `package.module:Name`.
 
-    folder: where modules are looked for first; by default the current folder. Raises EnvError that
-    says what is missing and which bundled id is nearest.
+    folder: where modules are looked for first; by default the current folder. max_episode_steps:
+    in place of the environment's own limit, unless None. Raises EnvError that says what is missing
+    and which bundled id is nearest.
     """
     module_name, _, name = BUNDLED.get(env_id, env_id).partition(":")
     if not (module_name and name):
@@ -62,7 +69,7 @@ def find_env(env_id: str, folder: str | None = None) -> type[CompiledEnv]:
         raise EnvError(
             f"environment {env_id!r} is {env!r}; wanted a subclass of rollout.envs.CompiledEnv"
         )
-    return env
+    return env if max_episode_steps is None else env.with_time_limit(max_episode_steps)
 
 
 @contextlib.contextmanager

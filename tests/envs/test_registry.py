@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rollout.envs import BUNDLED, CompiledEnv, EnvError, Envs, find_env
+from rollout.envs import BUNDLED, CompiledEnv, EnvError, Envs, Outcome, find_env
 from rollout.envs.classic.cartpole import CartPole
 
 DEFINITION = """
@@ -104,3 +104,15 @@ def test_wrong_definition_says_itself_what_is_wrong(folder):
     (folder / "registry_wrong.py").write_text(source)
     with pytest.raises(EnvError, match="environment Mine: state is None"):
         find_env("registry_wrong:Mine")
+
+
+def test_time_limit_may_be_chosen():
+    own, limited = find_env("CartPole-v1"), find_env("CartPole-v1", max_episode_steps=7)
+    assert (own.max_episode_steps, limited.max_episode_steps) == (500, 7)
+    assert limited is find_env("CartPole-v1", max_episode_steps=7), "compiled once"
+    assert (limited.__module__, limited.__qualname__) == (own.__module__, own.__qualname__)
+    envs, outcome = Envs(limited, 3, seed=0), Outcome(limited, 3)
+    for _ in range(7):
+        assert not outcome.truncated.any()
+        envs.step(np.zeros(3, np.int32), outcome)
+    assert outcome.truncated.all()
