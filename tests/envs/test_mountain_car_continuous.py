@@ -6,6 +6,7 @@ reset; there the last digit of a float32 may differ.
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -98,7 +99,7 @@ def test_params_are_gymnasiums_attributes(params):
 def test_goal_begins_at_its_position_and_velocity():
     state, action = np.array([[0.3, 0.05]], np.float32), np.ones((1, 1), np.float32)
     position, velocity = JUDGE.ours(state, action).state[0]
-    at = {"goal_position": float(position), "goal_velocity": float(velocity)}
+    at: dict[str, Any] = {"goal_position": float(position), "goal_velocity": float(velocity)}
     further = {"goal_position": float(np.nextafter(position, np.float32(1)))}
     faster = {"goal_velocity": float(np.nextafter(velocity, np.float32(1)))}
     for other, arrives in (({}, True), (further, False), (faster, False)):
