@@ -99,12 +99,13 @@ def test_params_are_gymnasiums_attributes(params):
 def test_goal_begins_at_its_position_and_velocity():
     state, action = np.array([[0.3, 0.05]], np.float32), np.ones((1, 1), np.float32)
     position, velocity = JUDGE.ours(state, action).state[0]
-    at: dict[str, Any] = {"goal_position": float(position), "goal_velocity": float(velocity)}
+    at = {"goal_position": float(position), "goal_velocity": float(velocity)}
     further = {"goal_position": float(np.nextafter(position, np.float32(1)))}
     faster = {"goal_velocity": float(np.nextafter(velocity, np.float32(1)))}
     for other, arrives in (({}, True), (further, False), (faster, False)):
-        theirs = JUDGE.gymnasiums(state, action, **at | other)
-        assert JUDGE.ours(state, action, **at | other).terminated == theirs.terminated == arrives
+        params: dict[str, Any] = at | other
+        theirs = JUDGE.gymnasiums(state, action, **params)
+        assert JUDGE.ours(state, action, **params).terminated == theirs.terminated == arrives
 
 
 def test_gravity_is_the_number_in_gymnasiums_step(monkeypatch):
