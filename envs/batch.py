@@ -300,7 +300,6 @@ def _authored_functions(env: type[CompiledEnv]):
     mask = {}
     if hasattr(env, "action_mask"):
         mask["env_mask"] = (state, params, numba.typeof(np.zeros(1, np.bool_)))
-    writes = {"env_observe": "observation", "env_mask": "mask"}
     return Authored(
         owner=env.__qualname__,
         types={
@@ -309,9 +308,5 @@ def _authored_functions(env: type[CompiledEnv]):
             "env_observe": (state, params, observation),
             **mask,
         },
-        returns={
-            "env_reset": "nothing",
-            "env_step": "(reward, terminated)",
-            **{name: f"nothing (it writes into `{what}`)" for name, what in writes.items()},
-        },
+        may_hide_state=env.has_hidden_state,
     )

@@ -32,8 +32,9 @@ from numba.core import config as numba_config
 from numba.extending import overload, register_jitable
 
 from rollout.envs import philox_compiled  # noqa: F401  (gives philox.py its compiled bodies)
+from rollout.envs.authored import AuthoredFunction, is_of_kit
 from rollout.envs.checked_copies import CheckedCopies
-from rollout.envs.compile_errors import check_returns, explained, is_of_kit
+from rollout.envs.compile_errors import compile_authored
 from rollout.envs.errors import EnvError
 from rollout.envs.fingerprints import Uncached, fingerprint, named_in
 from rollout.envs.records import records
@@ -57,13 +58,13 @@ class Authored:
     """The functions among the bindings that an environment's author wrote.
 
     They are compiled first, each alone, so that what is wrong with one is said of that one.
-    owner: the environment's name. types: binding → argument types. returns: binding → what it must
-    return (see compile_errors.check_returns).
+    owner: the environment's name. types: binding → argument types. may_hide_state: whether an
+    episode may depend on more than its record.
     """
 
     owner: str
     types: Mapping[str, tuple]
-    returns: Mapping[str, str]
+    may_hide_state: bool
 
 
 def load_kernels(
@@ -225,12 +226,8 @@ def _compile_authored(authored: Authored, bindings: Mapping[str, Any]) -> None:
     for name, argument_types in authored.types.items():
         dispatcher = bindings[name]
         function = inspect.unwrap(dispatcher.py_func)  # of a checked copy: what it is a copy of
-        try:
-            dispatcher.compile(argument_types)
-        except Exception as error:  # not only NumbaError: an unknown field ends in a KeyError
-            raise explained(authored.owner, function, error) from error
-        found = dispatcher.nopython_signatures[0].return_type
-        check_returns(authored.owner, function, authored.returns[name], found)
+        one = AuthoredFunction(authored.owner, function, name, argument_types)
+        compile_authored(one, dispatcher, may_hide_state=authored.may_hide_state)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
-"""A helper that does not compile, in a file of its own, for test_compile_errors.py."""
+"""Helpers with mistakes in them, in a file of their own, for mistakes.py."""
 
 import inspect
+
+import numpy as np
 
 
 def outer(x):
@@ -12,10 +14,32 @@ def inner(x):
     return y.nope  # wrong
 
 
+def of_record(x):
+    return x.nope  # wrong
+
+
+def drawn():
+    return np.random.normal(0.0, 1.0)  # wrong
+
+
+def clear(state):
+    state.board = np.zeros((3, 3))  # wrong
+
+
+def weaken(params):
+    params.force *= 0.5  # wrong
+
+
+def endless(n):
+    return n * endless(n - 1)  # wrong
+
+
 def line_of(function, mark: str) -> int:
     """Number of the line of a function that ends with `mark`."""
     lines, first = inspect.getsourcelines(function)
     return first + next(i for i, line in enumerate(lines) if line.rstrip().endswith(mark))
 
 
-LINE = line_of(inner, "# wrong")
+WRONG = {
+    function.__name__: function for function in (inner, of_record, drawn, clear, weaken, endless)
+}

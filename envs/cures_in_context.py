@@ -1,0 +1,184 @@
+"""Cures that depend on what the author has named: fields, params, arguments, functions.
+
+Each function here returns (reason, cure), or None where it knows none.
+"""
+
+import ast
+import builtins
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from numba.core.types import Array, Boolean, Number, Record
+
+from rollout.envs.authored import (
+    AuthoredFunction,
+    Place,
+    is_of_kit,
+    names_in_scope,
+    nodes_of,
+    resolved,
+)
+from rollout.envs.cures import ANY_DRAW, KIT_CALLS, ONE_TYPE, RETURN, TWO_VALUES
+
+Explained = tuple[str, str] | None
+
+
+def cure_in_context(authored: AuthoredFunction, place: Place, message: str) -> Explained:
+    """(reason, cure) for what Numba says of a line."""
+    if wrong := _wrong_return(authored, place):
+        return wrong
+    if found := re.search(r"Field '(.*)' was not found", message):
+        return _missing_field(authored, place, found[1])
+    if found := re.match(r"name '(.*)' is not defined", message):
+        return _missing_name(authored, place, found[1])
+    if re.match("missing a required argument|too many positional|got an unexpected keyw", message):
+        return _wrong_call(place, message)
+    if re.search(r"does (static_)?[gs]etitem\(|cannot index", message):
+        return _wrong_index(authored, place)
+    if found := re.match(r"Cannot unify (.*) and (.*) for '([A-Za-z_]\w*)", message):
+        return _two_types(place, *found.groups())
+    if found := re.search(r"unify return type from the following types: (.*)", message):
+        lines = _lines(node for node in nodes_of(place.function) if isinstance(node, ast.Return))
+        reason = f"the paths (lines {lines}) return different kinds: {found[1]}"
+        return reason, f"the same on every path: `{RETURN}`, a number and a truth"
+    return None
+
+
+class FieldUse(NamedTuple):
+    """Where a record's field is used: the record in the source, and whether it is called."""
+
+    node: ast.expr
+    record: ast.expr
+    is_called: bool
+
+
+def use_of_field(
+    authored: AuthoredFunction, nodes: Iterable[ast.AST], name: str
+) -> FieldUse | None:
+    """The first use of a field, of a record that is known to have none of that name, if there is.
+
+    A record that is itself called is asked for its `__call__`.
+    """
+    uses = list(_uses_of_field(nodes, name))
+    known = (use for use in uses if isinstance(authored.type_of(use.record), Record))
+    return next(known, uses[0] if uses and name != "__call__" else None)
+
+
+def _uses_of_field(nodes: Iterable[ast.AST], name: str) -> Iterator[FieldUse]:
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr == name:
+                yield FieldUse(node, node.func.value, True)
+            elif name == "__call__":
+                yield FieldUse(node, node.func, True)
+        elif isinstance(node, ast.Attribute) and node.attr == name:
+            yield FieldUse(node, node.value, False)
+
+
+def _wrong_return(authored: AuthoredFunction, place: Place) -> Explained:
+    """Of a `return` with more or less than two values, whatever else Numba has against it."""
+    if authored.binding == "env_step" and place.function is authored.function:
+        for node in place.nodes():
+            values = isinstance(node, ast.Return) and getattr(node.value, "elts", None)
+            if values and len(values) != 2:
+                return f"{len(values)} values, wanted (reward, terminated)", TWO_VALUES
+    return None
+
+
+def _missing_field(authored: AuthoredFunction, place: Place, name: str) -> Explained:
+    use = use_of_field(authored, place.nodes(), name)
+    if use is None:
+        return None
+    path, record = ast.unparse(use.record), authored.type_of(use.record)
+    reason = f"`{path}` has no field {name!r}"
+    if not isinstance(record, Record):
+        return reason, "a field that it has"
+    role = authored.roles.get(path, "state")
+    if role == "draw":
+        return f"`{path}` says where a draw happens, it is no generator", ANY_DRAW
+    if use.is_called:
+        move = f"{name}({path}, …)"
+        return reason, f"a record has no methods: write {move} as a function outside the class"
+    add = {
+        "state": f"or add it to `state`, ({name!r}, 'f8')",
+        "params": f"or add it to `params`, {name!r}: 1.0",
+        "observation": "or add it to `observation_space`",
+    }[role]
+    meant = _did_you_mean(name, record.fields, f"{path}.")
+    return reason, f"{meant}it has {', '.join(record.fields)}; {add}"
+
+
+def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {prefix}{near[0]}? " if near else ""
+
+
+def _missing_name(authored: AuthoredFunction, place: Place, name: str) -> Explained:
+    reason = f"name {name!r} is not defined"
+    given = ", ".join(authored.roles)
+    if name == "self":
+        return "there is no self", f"functions are given {given}; what is remembered is in `state`"
+    if name in authored.owner.split("."):
+        return reason, "helpers are plain functions outside the class, called without its name"
+    if name in ("state", "params", "action", "draw", "observation", "mask"):
+        return reason, f"{authored.function.__name__} is given {given} only"
+    if name in KIT_CALLS:
+        return reason, f"from rollout.envs import {name}"
+    if name in ("np", "numpy"):
+        return reason, "import numpy as np, at the top of the file"
+    if name in sys.stdlib_module_names:
+        return reason, f"import {name}, at the top of the file"
+    known = {*names_in_scope(place.function), *place.function.__code__.co_varnames}
+    meant = _did_you_mean(name, sorted({*known, *dir(builtins), *KIT_CALLS}))
+    return reason, meant or "define it outside the class, in the same file"
+
+
+def _wrong_call(place: Place, message: str) -> Explained:
+    """Of a call with too few arguments, too many, or of other names."""
+    scope = names_in_scope(place.function)
+    for node in place.nodes():
+        function = isinstance(node, ast.Call) and resolved(node.func, scope)
+        if isinstance(node, ast.Call) and inspect.isfunction(function):
+            signature = inspect.signature(function)
+            try:
+                signature.bind(*node.args, **{str(one.arg): one for one in node.keywords})
+            except TypeError:
+                call = f"{ast.unparse(node.func)}({', '.join(signature.parameters)})"
+                return message, call + ("; each call is one number" if is_of_kit(function) else "")
+    return None
+
+
+def _wrong_index(authored: AuthoredFunction, place: Place) -> Explained:
+    for node in place.nodes():
+        if not isinstance(node, ast.Subscript):
+            continue
+        path, kind = ast.unparse(node.value), authored.type_of(node.value)
+        if isinstance(kind, Number | Boolean):
+            what = "the integer of a Discrete space" if path in authored.roles else f"a {kind}"
+            return f"`{path}` is {what}, not an array", f"`{path}` without an index"
+        if isinstance(kind, Record):
+            return f"`{path}` is a record, not an array", f"its fields: {', '.join(kind.fields)}"
+        indices = len(node.slice.elts) if isinstance(node.slice, ast.Tuple) else 1
+        if isinstance(kind, Array) and indices > kind.ndim:
+            return (
+                f"{indices} indices for `{path}`, which has {kind.ndim}",
+                f"{path}[{', '.join('ijklmn'[: kind.ndim])}]",
+            )
+    return None
+
+
+def _two_types(place: Place, one: str, other: str, name: str) -> Explained:
+    lines = _lines(
+        node
+        for node in nodes_of(place.function)
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+    )
+    return f"{name} (assigned in lines {lines}) is {one} and {other}", ONE_TYPE
+
+
+def _lines(nodes: Iterable[ast.expr | ast.stmt]) -> str:
+    return ", ".join(map(str, sorted({node.lineno for node in nodes})))
