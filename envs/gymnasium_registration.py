@@ -7,15 +7,23 @@ from rollout.envs.registry import BUNDLED
 
 NAMESPACE = "rollout"
 
-# What the definitions say themselves; to import all of them for it would make `import rollout.envs`
-# slow. Without an entry an episode has no limit.
+# As the definitions have them, which would all be imported to ask. Those not here have no limit.
 TIME_LIMITS = {
     "CartPole-v1": 500,
     "Acrobot-v1": 500,
     "MountainCar-v0": 200,
     "MountainCarContinuous-v0": 999,
     "Pendulum-v1": 200,
+    "Asterix-MinAtar": 10_000,
+    "Asterix-MinAtar-full": 10_000,
+    "Breakout-MinAtar": 10_000,
+    "Breakout-MinAtar-full": 10_000,
+    "Seaquest-MinAtar": 10_000,
+    "Seaquest-MinAtar-full": 10_000,
+    "SpaceInvaders-MinAtar": 10_000,
+    "SpaceInvaders-MinAtar-full": 10_000,
     "Counting-v0": 5,
+    "Slow-v0": 500,
 }
 
 

@@ -8,7 +8,7 @@ one after the other there, not interleaved: each is contiguous and aligned like 
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Space
+from gymnasium.spaces import Discrete, Space
 
 from rollout.envs.layouts import observation_layout
 
@@ -25,7 +25,7 @@ class ObservationBatch:
         self.num_rows = num_rows
         self.row_bytes = layout.size if layout.record else 0
         self._shape, self._dtype = (num_rows, *layout.shape), layout.dtype
-        self._is_scalar = layout.record is None and layout.parts[0].shape == ()
+        self._is_scalar = isinstance(space, Discrete)
         fields, starts, before = [], {}, 0
         if layout.record is not None:
             # the widest numbers first: each leaf starts at a multiple of its numbers' size
