@@ -1,12 +1,16 @@
 """How fast do compiled environments step, against C and against what others offer?
 
-CartPole at 64 and 1,024 environments on one core: ours; the same in C (cartpole.c, compiled here);
-Gymnasium's own NumPy vector environment; EnvPool with one thread, if it is installed.
+On one core, with random actions. CartPole at 64 and 1,024 environments: ours; the same in C
+(cartpole.c, compiled here); Gymnasium's own NumPy vector environment; EnvPool with one thread at
+its best batch size, if it is installed. MinAtar's games at 256: ours; the package, with and without
+asking it for what it shows (ours always writes that).
 """
 
 import ctypes
+import importlib.util
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +22,15 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from rollout.envs import Envs, Outcome, find_env
 
 SEED = 1
+ENVPOOL_SIZES = (16, 64, 256, 1024, 4096)  # environments, all in one batch; and twice as many
+GAMES = {  # the package's names
+    "Asterix-MinAtar-full": "asterix",
+    "Breakout-MinAtar-full": "breakout",
+    "Freeway-MinAtar-full": "freeway",
+    "Seaquest-MinAtar-full": "seaquest",
+    "SpaceInvaders-MinAtar-full": "space_invaders",
+}
+GAME_ENVS = 256
 HERE = Path(__file__).parent
 CARTPOLE = find_env("CartPole-v1")
 ACTION_ROWS = 64  # random actions, used over and over
@@ -91,9 +104,7 @@ def check_against_gymnasium() -> None:
 
 
 def bench(num_envs: int, libraries: dict[str, Path]) -> dict[str, harness.Measurement]:
-    rng = np.random.default_rng(0)
-    actions = rng.integers(0, 2, (ACTION_ROWS, num_envs)).astype(np.int32)
-    rows = list(actions)
+    rows = list(_actions(2, num_envs))
     work = ACTION_ROWS * num_envs
 
     ours, outcome = Envs(CARTPOLE, num_envs, SEED), Outcome(CARTPOLE, num_envs)
@@ -122,25 +133,97 @@ def bench(num_envs: int, libraries: dict[str, Path]) -> dict[str, harness.Measur
             gym.step(action)
 
     calls["gymnasium"] = step_gymnasium, 8 * num_envs
-    envpool = _make_envpool(num_envs)
-    if envpool is not None:
-
-        def step_envpool() -> None:
-            for action in rows[:8]:
-                envpool.step(action)
-
-        calls["envpool, one thread"] = step_envpool, 8 * num_envs
+    pool = _best_envpool()
+    if pool is not None:
+        calls["envpool, one thread"] = pool
     return harness.measure(calls)
 
 
-def _make_envpool(num_envs: int):
+def _best_envpool() -> tuple[Callable[[], object], float] | None:
+    """Steps of EnvPool at its best batch size, and how many; None if it is not installed."""
     try:
         import envpool  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
-    envs = envpool.make_gymnasium("CartPole-v1", num_envs=num_envs, num_threads=1)
-    envs.reset()
-    return envs
+    found = {}
+    for batch_size in ENVPOOL_SIZES:
+        for num_envs in (batch_size, 2 * batch_size):  # with twice as many, it never waits
+            pool = envpool.make_gymnasium(
+                "CartPole-v1", num_envs=num_envs, batch_size=batch_size, num_threads=1
+            )
+            pool.async_reset()
+            actions = np.random.default_rng(0).integers(0, 2, batch_size).astype(np.int32)
+
+            def step(pool=pool, actions=actions) -> None:
+                for _ in range(8):
+                    env = pool.recv()[-1]["env_id"]
+                    pool.send(actions, env)
+
+            found[num_envs, batch_size] = step, 8.0 * batch_size
+    rates = harness.measure({str(key): call for key, call in found.items()}, repeats=3)
+    best = max(found, key=lambda key: rates[str(key)].median)
+    print(f"EnvPool's best: {best[0]} environments, batches of {best[1]}", file=sys.stderr)
+    return found[best]
+
+
+def check_against_minatar(env_id: str, game: str) -> None:
+    """Random play earns as much per step, and ends as often, as in the package.
+
+    (Equality, transition by transition, is shown in tests/envs/test_minatar_*.py.)
+    """
+    from minatar import Environment
+
+    package, steps = Environment(game), 40_000
+    actions = np.random.default_rng(0).integers(0, 6, (steps // GAME_ENVS, GAME_ENVS), np.int32)
+    theirs = np.zeros((steps, 2))
+    for t, action in enumerate(actions.flat):
+        theirs[t] = package.act(int(action))
+        if theirs[t, 1]:
+            package.reset()
+    env = find_env(env_id)
+    ours, outcome = Envs(env, GAME_ENVS, SEED), Outcome(env, GAME_ENVS)
+    for row in actions[:64]:  # past the beginnings of episodes, which all do at once
+        ours.step(row, outcome)
+    mine = []
+    for row in actions:
+        ours.step(row, outcome)
+        mine.append(np.stack([outcome.reward, outcome.terminated], axis=1))
+    difference = np.mean(mine, axis=(0, 1)) - theirs.mean(0)
+    error = theirs.std(0) / np.sqrt(steps) * 10  # steps depend on each other
+    assert (abs(difference) <= np.maximum(error, 1e-3)).all(), f"{env_id}: {difference} > {error}"
+
+
+def bench_minatar(env_id: str, game: str) -> dict[str, harness.Measurement]:
+    from minatar import Environment
+
+    env, rows = find_env(env_id), list(_actions(6, GAME_ENVS))
+    ours, outcome = Envs(env, GAME_ENVS, SEED), Outcome(env, GAME_ENVS)
+    package = Environment(game)
+    package_actions = [int(action) for action in rows[0]]
+
+    def step_ours() -> None:
+        for action in rows:
+            ours.step(action, outcome)
+
+    def step_package(shows: bool) -> None:
+        for action in package_actions:
+            _, is_over = package.act(action)
+            if shows:
+                package.state()
+            if is_over:
+                package.reset()
+
+    return harness.measure(
+        {
+            "compiled": (step_ours, ACTION_ROWS * GAME_ENVS),
+            "minatar": (lambda: step_package(True), GAME_ENVS),
+            "minatar, without state()": (lambda: step_package(False), GAME_ENVS),
+        }
+    )
+
+
+def _actions(count: int, num_envs: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, count, (ACTION_ROWS, num_envs), np.int32)
 
 
 def main() -> None:
@@ -157,14 +240,18 @@ def main() -> None:
         else:
             notes.append("no C compiler (cc): not compared with C")
         check_against_gymnasium()
-        if _make_envpool(1) is None:
-            notes.append("EnvPool is not installed: not compared with it")
+        if importlib.util.find_spec("envpool") is None:
+            notes.append("EnvPool is not installed (extra `bench`): not compared with it")
+        metrics = {f"cartpole_{n}_envs": bench(n, libraries) for n in (64, 1024)}
+        for env_id, game in GAMES.items():
+            check_against_minatar(env_id, game)
+            metrics[f"{game}_{GAME_ENVS}_envs"] = bench_minatar(env_id, game)
         harness.report(
             "env_step_throughput",
             unit="env steps/s on one core",
             ours="compiled",
-            metrics={f"cartpole_{n}_envs": bench(n, libraries) for n in (64, 1024)},
-            config={"env": "CartPole-v1", "actions": "random"},
+            metrics=metrics,
+            config={"envs": ["CartPole-v1", *GAMES], "actions": "random"},
             notes=tuple(notes),
         )
 

@@ -16,7 +16,6 @@ import harness
 import torch
 
 from rollout import api
-from rollout.envs import find_env
 from rollout.experiment import Experiment, load_experiment
 from rollout.learners.network import initial_parameters
 from rollout.learners.ppo import PPO
