@@ -24,7 +24,7 @@ from rollout.run_directory import write_atomically
 
 MOST_FAILURES = 3  # of an environment at the same step: then it is not by chance
 
-FORMAT = 1  # raised when a reader of today could not read it
+FORMAT = 2  # raised when a reader of today could not read it
 
 MOST_REMEMBERED = 100_000  # failures that happen once each: no reason to grow for ever
 

@@ -1,38 +1,57 @@
-"""`rollout envs`: the environments that come bundled."""
+"""`rollout envs`: the environments that come bundled, or all about one."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from rollout.commands.arguments import AsJson
 
 
-def envs(as_json: AsJson = False) -> None:
-    """List the bundled environments.
+def envs(
+    env: Annotated[
+        str | None,
+        typer.Argument(metavar="[ENV]", help="One to tell all about; package.module:Name, too."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the bundled environments, or tell all about one.
 
-    With their spaces, time limit, and the defaults of what `env.params` may set. An environment of
+    All is its spaces, time limit, and the defaults of what `env.params` may set. An environment of
     your own is named package.module:Name in an experiment file.
 
     \b
     Example:
-      rollout envs
+      rollout envs Breakout-MinAtar
     """
     from rollout.envs.registry import BUNDLED, find_env
 
+    if env is not None:
+        about = _as_dict(env, find_env(env))
+        typer.echo(json.dumps(about, indent=2) if as_json else _details(about))
+        return
     found = [_as_dict(env_id, find_env(env_id)) for env_id in BUNDLED]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    for n, env in enumerate(found):
-        params = ", ".join(f"{name} = {json.dumps(v)}" for name, v in env["params"].items())
-        limit = env["max_episode_steps"]
-        typer.echo(("\n" if n else "") + f"{env['id']}  {env['description']}")
-        typer.echo(f"  observation  {env['observation_space']}")
-        typer.echo(f"  action       {env['action_space']}")
-        typer.echo(f"  params       {params or 'none'}")
-        typer.echo(f"  time limit   {f'{limit:,} steps' if limit else 'none'}")
-        typer.echo(f"  video        {'yes' if env['has_video'] else 'no'}")
+    width = max(len(about["id"]) for about in found)
+    for about in found:
+        typer.echo(f"{about['id']:{width}}  {about['description']}")
+
+
+def _details(about: dict[str, Any]) -> str:
+    params = ", ".join(f"{name} = {json.dumps(v)}" for name, v in about["params"].items())
+    limit = about["max_episode_steps"]
+    return "\n".join(
+        [
+            f"{about['id']}  {about['description']}",
+            f"  observation  {about['observation_space']}",
+            f"  action       {about['action_space']}",
+            f"  params       {params or 'none'}",
+            f"  time limit   {f'{limit:,} steps' if limit else 'none'}",
+            f"  video        {'yes' if about['has_video'] else 'no'}",
+        ]
+    )
 
 
 def _as_dict(env_id: str, env: Any) -> dict[str, Any]:
@@ -49,7 +68,9 @@ def _as_dict(env_id: str, env: Any) -> dict[str, Any]:
 
 def _space(space: Any) -> str:
     """A space on one line; a Box with its extremes."""
-    if hasattr(space, "n"):
-        return f"Discrete({space.n})"
+    from gymnasium.spaces import Box
+
+    if not isinstance(space, Box):
+        return str(space)
     shape = ", ".join(map(str, space.shape))
     return f"Box [{shape}] {space.dtype}, {space.low.min():g} to {space.high.max():g}"

@@ -10,6 +10,7 @@ import pytest
 
 from rollout import api
 from rollout.cli import main
+from rollout.envs import BUNDLED
 from rollout.processes import seconds_since_start
 
 FILE = (
@@ -169,8 +170,15 @@ def test_train_for_real_leaves_a_run_that_can_be_evaluated(capsys):
     assert json.loads(capsys.readouterr().out)["update"] == 4
 
 
-def test_envs_lists_the_bundled_environments_with_what_they_take(capsys):
+def test_envs_lists_the_bundled_environments_a_line_each(capsys):
     assert run_main("envs") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(BUNDLED)
+    assert all(len(line.split()) > 3 for line in lines), "each is described"
+
+
+def test_envs_tells_all_about_one(capsys):
+    assert run_main("envs", "CartPole-v1") == 0
     out = capsys.readouterr().out
     assert "CartPole-v1  Keep the pole up" in out
     assert "observation  Box [4] float32, -inf to inf" in out
@@ -183,4 +191,8 @@ def test_envs_as_json_is_one_list(capsys):
     found = {env["id"]: env for env in json.loads(capsys.readouterr().out)}
     assert found["CartPole-v1"]["action_space"] == "Discrete(2)"
     assert found["CartPole-v1"]["max_episode_steps"] == 500
-    assert found["CartPole-v1"]["has_video"] and not found["Counting-v0"]["has_video"]
+    assert found["CartPole-v1"]["has_video"]
+    assert run_main("envs", "tests.rollout.rich_envs:Choices", "--json") == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["action_space"] == "MultiDiscrete([2 3])" and not about["has_video"]
+    assert run_main("envs", "CartPole") == 2
