@@ -8,13 +8,16 @@ own, because compiled code does not compute with them as Python does:
 - unsigned integers: a difference of two wraps around at 2⁶⁴ instead of becoming negative.
 
 What Python cannot show: `x ** 2` is `x * x` in compiled code, a last bit away from Python's power;
-functions of a float32 (`math.sin`) are computed in float32; integers wrap at 64 bits.
+functions of a float32 (`math.sin`) are computed in float32; integers wrap at 64 bits; whole arrays
+of float32 or of small integers (`state.small * 2 + 1`) are computed at widths that depend on how
+Numba joins an expression into one loop.
 """
 
 import ctypes
 from typing import Any, Self
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 
 def records(record_bytes: np.ndarray, dtype: np.dtype) -> "RecordsView":
@@ -92,10 +95,11 @@ class RecordsView:
         return len(self.array)
 
 
-class ArrayView:
+class ArrayView(NDArrayOperatorsMixin):
     """A nested array or an observation: numbers come out as Python's, slices as views.
 
-    Everything else (`shape`, `sum()`, …) is the array's own. name: what errors call it.
+    It computes as a whole, `state.v * 2.0`. Everything else (`shape`, `sum()`, …) is the array's
+    own. name: what errors call it.
     """
 
     def __init__(self, array: np.ndarray, name: str = "array") -> None:
@@ -128,8 +132,33 @@ class ArrayView:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.array, dtype=dtype) if copy else np.asarray(self.array, dtype=dtype)
 
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = (), **others: Any
+    ) -> Any:
+        operands = [_strong(one) for one in inputs]
+        kinds = {operand.dtype for operand in operands}
+        if np.dtype(np.float32) in kinds and not any(kind.itemsize > 4 for kind in kinds - _INTS):
+            operands = [operand.astype(np.float32) for operand in operands]
+        if out:  # state.v += 1.0
+            others |= {"out": tuple(_strong(one) for one in out), "casting": "unsafe"}
+        with np.errstate(all="ignore"):
+            result = getattr(ufunc, method)(*operands, **others)
+        if out:
+            return out[0]
+        return ArrayView(result) if isinstance(result, np.ndarray) else _number(result)
+
     def __repr__(self) -> str:
         return f"ArrayView({self.array!r})"
+
+
+_INTS = {np.dtype(code) for code in "?bhilBHIL"}
+
+
+def _strong(value: Any) -> Any:
+    """An operand whose dtype counts: NumPy lets Python's numbers take on that of an array."""
+    if isinstance(value, ArrayView):
+        return value.array
+    return np.float32(value) if isinstance(value, Single) else np.asarray(value)
 
 
 def _indexed(name: str, index: Any) -> str:
