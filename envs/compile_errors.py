@@ -8,6 +8,7 @@ pitfalls.py refuses what compiles but cannot be meant.
 """
 
 import ast
+import os
 import re
 import types
 from typing import Any
@@ -40,13 +41,16 @@ def compile_authored(
     """Compile one of an author's functions alone.
 
     dispatcher: Numba's, of the function or of its checked copy. Raises EnvError where it does not
-    compile, returns something else than its place in the kit asks for, or cannot be meant.
+    compile, returns something else than its place in the kit asks for, or cannot be meant. Numba's
+    own error, a page long, is the cause of it only if the environment variable ROLLOUT_DEBUG is set
+    (as `rollout --debug` does).
     """
     check_source(authored, may_hide_state)
     try:
         dispatcher.compile(authored.types)
     except Exception as error:  # not only NumbaError: an unknown field ends in a KeyError
-        raise explained(authored, error) from error
+        is_wanted = os.environ.get("ROLLOUT_DEBUG", "0") not in ("", "0")
+        raise explained(authored, error) from (error if is_wanted else None)
     check_types(authored, dispatcher)
     check_returns(authored, dispatcher.nopython_signatures[0].return_type)
 

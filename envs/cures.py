@@ -148,6 +148,11 @@ CURES = (
         f"{WRITE_INTO}; or {A_NUMPY_LOOP}",
         syntax=(ast.Subscript,),
     ),
+    Cure(
+        r"(float|int)\(\) only support",
+        r"\1(…) is compiled for numbers only",
+        "of a truth: 1.0 if is_caught else 0.0",
+    ),
     # Text
     Cure(r"attribute 'format' of type", "text cannot be formatted", PRINT),
     Cure(r"does mod\('", "text cannot be formatted", PRINT),

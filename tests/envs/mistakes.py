@@ -571,6 +571,11 @@ def observe_concatenates(state, params, observation):
     observation[:] = np.concatenate((state.v, state.board))  # wrong
 
 
+@mistake("float(…) is compiled for numbers only", "1.0 if is_caught else 0.0")
+def step_makes_a_number_of_a_truth(state, params, action, draw):
+    return float(state.x > 1.0), False  # wrong
+
+
 @mistake("any(…) is not compiled", "write the loop")
 def step_calls_any(state, params, action, draw):
     return 1.0, any([cell > 0 for cell in state.board[0]])  # wrong

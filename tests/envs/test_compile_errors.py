@@ -2,6 +2,7 @@
 """A mistake is answered with its author's line, one reason and one cure (see mistakes.py)."""
 
 import re
+import traceback
 
 import numpy as np
 import pytest
@@ -73,11 +74,15 @@ def test_mistake_is_answered_with_its_line_the_reason_and_the_cure(mistake):
     assert place[4].endswith("# wrong"), "the line itself is shown"
 
 
-def test_full_text_of_numba_is_kept_for_who_wants_it():
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_page_of_numbas_is_shown_only_to_who_wants_it(is_wanted, monkeypatch):
+    monkeypatch.setenv("ROLLOUT_DEBUG", str(int(is_wanted)))
     mistake = next(one for one in MISTAKES if one.function.__name__ == "step_adds_text")
     with pytest.raises(EnvError) as caught:
         Envs(define("step", mistake.function), 1, seed=0)
-    assert "No implementation of function" in str(caught.value.__cause__)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert ("No implementation of function" in shown) == is_wanted
+    assert "step_adds_text does not compile" in shown
 
 
 def test_helper_is_named_with_the_function_that_calls_it():
