@@ -1,8 +1,10 @@
 import copy
+import itertools
 import multiprocessing
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,8 +93,34 @@ def test_statistics_come_back_when_the_wrapper_is_gone():
         assert infos.keys() == wanted
 
 
+class Evaluating(VectorWrapper):
+    """Resets environments of its own on the way."""
+
+    def reset(self, **arguments: Any) -> Any:
+        self.others = VectorEnv(OneStep, 2)
+        self.others.reset(seed=0)
+        return super().reset(**arguments)
+
+
+def test_statistics_are_only_left_to_a_wrapper_around_them():
+    inner = Evaluating(VectorEnv(OneStep, 2))
+    RecordEpisodeStatistics(inner).reset(seed=0)
+    assert not inner.step([0, 0])[-1]
+    assert "episode" in inner.others.step([0, 0])[-1]
+
+
 class OneStep(Counting):
     max_episode_steps = 1
+
+
+@each_mode
+def test_statistics_tell_the_seconds_of_each_episode(mode, monkeypatch):
+    """Here each call takes one: Counting's first episodes last five steps, its second three."""
+    ticks = itertools.count(100.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+    answers = run(VectorEnv(Counting, 2, autoreset_mode=mode), [np.zeros(2, np.int64)] * 10)
+    seconds = [answer[-1]["episode"]["t"].tolist() for answer in answers if answer[-1]]
+    assert seconds[:2] == [[5.0, 5.0], [3.0, 3.0]]
 
 
 @each_env
