@@ -141,12 +141,9 @@ class Seaquest(CompiledEnv):
             observation[BOTTOM, x, DIVERS_ABOARD] = True
         show(observation, FRIENDLY_BULLET, state.bullets, state.num_bullets)
         show(observation, ENEMY_BULLET, state.enemy_bullets, state.num_enemy_bullets)
-        show(observation, FISH, state.fish, state.num_fish)
-        show(observation, SUBMARINE, state.submarines, state.num_submarines)
-        show(observation, DIVER, state.divers, state.num_divers)
-        show_trails(observation, state.fish, state.num_fish)
-        show_trails(observation, state.submarines, state.num_submarines)
-        show_trails(observation, state.divers, state.num_divers)
+        show_with_trails(observation, FISH, state.fish, state.num_fish)
+        show_with_trails(observation, SUBMARINE, state.submarines, state.num_submarines)
+        show_with_trails(observation, DIVER, state.divers, state.num_divers)
 
     def render(state, params):
         """The board, as uint8 [200, 200, 3]; where both gauges are, that of divers."""
@@ -420,9 +417,12 @@ def show(observation, channel, things, count):
         observation[things[i, Y], things[i, X], channel] = True
 
 
-def show_trails(observation, things, count):
-    """The cells that they come from, where those are on the board."""
+def show_with_trails(observation, channel, things, count):
+    """Show them and the cells that they come from, where those are on the board."""
     for i in range(count):
-        x = things[i, X] - 1 if things[i, TO_RIGHT] else things[i, X] + 1
-        if 0 <= x < SIZE:
-            observation[things[i, Y], x, TRAIL] = True
+        x = things[i, X]
+        y = things[i, Y]
+        behind = x - 1 if things[i, TO_RIGHT] else x + 1
+        observation[y, x, channel] = True
+        if 0 <= behind < SIZE:
+            observation[y, behind, TRAIL] = True
