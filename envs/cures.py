@@ -84,6 +84,11 @@ CURES = (
         "its numbers as constants: NUM_ACTIONS = 3",
     ),
     Cure(r"name 'super'", "there is no super()", "call a function that both classes use"),
+    Cure(
+        r"name '(breakpoint|input|open|exec|eval)'",
+        r"\1(…) is not compiled",
+        "Envs(…, jit=False) runs it as plain Python, for a debugger",
+    ),
     Cure(r"name '(\w+)'.*builtin_function", r"\1(…) is not compiled", A_LOOP),
     Cure(r"name '(\w+)'.*<class 'functools", r"\1 is decorated", "leave the decorator out"),
     Cure(r"name '(\w+)'.*<class '(?:type|abc.ABCMeta)'>", r"\1 is a class", NO_OBJECTS),

@@ -581,6 +581,12 @@ def step_calls_any(state, params, action, draw):
     return 1.0, any([cell > 0 for cell in state.board[0]])  # wrong
 
 
+@mistake("breakpoint(…) is not compiled", "Envs(…, jit=False) runs it as plain Python")
+def step_breaks(state, params, action, draw):
+    breakpoint()  # noqa: T100  # wrong
+    return 1.0, False
+
+
 @mistake("generators are not compiled", "write the loop")
 def step_maps(state, params, action, draw):
     return sum(map(abs, state.v)), False  # wrong
