@@ -356,6 +356,11 @@ def observe_returns_the_observation(state, params, observation):
     return np.array([state.x])  # wrong
 
 
+@mistake("returns an array at", "write into `mask`, and return nothing")
+def mask_returns_the_mask(state, params, mask):
+    return np.zeros(2, np.bool_)  # wrong
+
+
 # Arrays
 
 
@@ -520,6 +525,12 @@ def reset_calls_a_helper_that_changes_the_params(state, params, draw):
 @mistake("only reads the state, and any number of times", "change it in `step` or `reset`")
 def observe_changes_the_state(state, params, observation):
     state.board[0, 0] += 1  # wrong
+
+
+#
+@mistake("this makes `mask` something else, and changes nothing", "mask[:] = …")
+def mask_assigns_the_mask(state, params, mask):
+    mask = state.v > 0  # wrong
 
 
 #

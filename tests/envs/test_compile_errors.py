@@ -51,7 +51,7 @@ def define(name: str, function, **spaces) -> type[CompiledEnv]:
 
 
 def message_of(mistake: Mistake) -> str:
-    name = mistake.function.__name__.partition("_")[0]
+    name = mistake.function.__name__.partition("_")[0].replace("mask", "action_mask")
     with pytest.raises(EnvError) as caught:
         Envs(define(name, mistake.function, **mistake.spaces), 1, seed=0)
     return str(caught.value)
