@@ -96,7 +96,6 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._memory = Memory(env, num_envs)
         self._reused = None if copy else self._memory.observations.allocate()
         self._has_mask = hasattr(env, "action_mask")
-        self._no_mask = self._memory.final_mask  # [N, 0] without masks
         self._step_arguments = (MODES.index(self._mode), _time_limit(env, max_episode_steps))
         self._wants_statistics = episode_statistics
         self._gives_statistics = episode_statistics
@@ -147,7 +146,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         memory, N = self._memory, self.num_envs
         given = self._given(actions)
         block, observations = self._reused or memory.observations.allocate()
-        mask = np.empty_like(memory.final_mask) if self._has_mask else self._no_mask
+        mask = np.empty_like(memory.final_mask)
         rewards = np.empty(N)
         terminated, truncated = np.empty(N, np.bool_), np.empty(N, np.bool_)
         num_ended = self._step_chosen(
