@@ -1,6 +1,9 @@
 """Environments: how to write one, the compiled loops around it, and those that come bundled."""
 
 from rollout.envs.batch import Envs, Outcome
+from rollout.envs.check_env import check_env
+from rollout.envs.check_report import Check, CheckReport
+from rollout.envs.check_vector_env import check_vector_env
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
 from rollout.envs.gymnasium_registration import register
@@ -11,12 +14,16 @@ from rollout.envs.vector_env import VectorEnv
 
 __all__ = [
     "BUNDLED",
+    "Check",
+    "CheckReport",
     "CompiledEnv",
     "EnvError",
     "Envs",
     "Outcome",
     "SingleEnv",
     "VectorEnv",
+    "check_env",
+    "check_vector_env",
     "find_env",
     "integers",
     "normal",

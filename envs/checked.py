@@ -171,7 +171,8 @@ class CheckedKernels:
         one = self._one(i, env_bytes)
         before = one.copy()
         try:
-            return getattr(self._kernels, kernel)(one, params_bytes, *arguments)
+            with np.errstate(all="ignore"):  # in plain Python, as in compiled code
+                return getattr(self._kernels, kernel)(one, params_bytes, *arguments)
         except Exception as error:
             if isinstance(error, TypeError) and "No matching definition" in str(error):
                 raise  # arguments of the wrong types, which the caller explains

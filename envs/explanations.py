@@ -38,6 +38,11 @@ class Moment:
         found = self.error_of(kernel, *arguments)
         if found is None:
             return f"{described(error)}; {place}; plain Python finds nothing wrong there"
+        if type(found).__module__.startswith("numba"):
+            return (
+                f"{described(error)}; {place}; without `numba.njit` on the helper plain Python "
+                "would name the line"
+            )
         text = self.described(found)
         if not isinstance(found, type(error)):
             text += f"; compiled code goes on there, and ends in {described(error)}"
@@ -45,12 +50,20 @@ class Moment:
 
     def error_of(self, kernel: str, *arguments: Any) -> Exception | None:
         """What plain Python raises when a kernel of this name goes on from here."""
-        copies = [one.copy() if isinstance(one, np.ndarray) else one for one in arguments]
         try:
-            getattr(self._plain, kernel)(self._record, self._params, *copies)
+            self._go_on(kernel, *arguments)
         except Exception as error:
             return error
         return None
+
+    def line_of_hang(self, wait_s: float, kernel: str, *arguments: Any) -> Line | None:
+        """Where plain Python is after a while; None if it is done by then."""
+        return self._lines.where_it_hangs(lambda: self._go_on(kernel, *arguments), wait_s)
+
+    def _go_on(self, kernel: str, *arguments: Any) -> None:
+        copies = [one.copy() if isinstance(one, np.ndarray) else one for one in arguments]
+        with np.errstate(all="ignore"):  # as in compiled code
+            getattr(self._plain, kernel)(self._record, self._params, *copies)
 
     def described(self, error: Exception) -> str:
         """An error with the author's line."""
@@ -60,10 +73,11 @@ class Moment:
         """Step, without autoreset, and see after which line the state is not finite."""
         envs = records(self._record, record_dtype(self._env))
         params = records(self._params, self._env.params_dtype())
-        return self._lines.trace(
-            lambda: self._plain.step_one(envs, params, 0, action),
-            lambda: self.not_finite() is not None,
-        )
+        with np.errstate(all="ignore"):
+            return self._lines.trace(
+                lambda: self._plain.step_one(envs, params, 0, action),
+                lambda: self.not_finite() is not None,
+            )
 
     def not_finite(self) -> str | None:
         """A number of the state that is not finite: `state.v is nan`."""

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Discrete
 
 from rollout.envs import BUNDLED, CompiledEnv, Envs, Outcome, find_env, uniform
 from rollout.envs.diagnostic.slow import Slow
-from rollout.envs.layouts import action_layout
+from rollout.envs.random_play import RandomActions
 from rollout.envs.records import ArrayView, RecordsView, RecordView, Short, Single, Unsigned
 from tests.envs.nasty import Nasty, Pixels
 
@@ -18,8 +18,8 @@ CHEAP = {Slow: {"step_us": 1.0}}
 
 @pytest.mark.parametrize("env", ENVS, ids=lambda env: env.__name__)
 def test_plain_python_equals_compiled_bit_for_bit(env):
-    rng = np.random.default_rng(0)
     num_envs, num_steps = 5, 150
+    actions = RandomActions(env.action_space, num_envs, seed=0)
     params = CHEAP.get(env)
     compiled = Envs(env, num_envs, seed=3, params=params), Outcome(env, num_envs)
     plain = Envs(env, num_envs, seed=3, params=params, jit=False), Outcome(env, num_envs)
@@ -29,7 +29,7 @@ def test_plain_python_equals_compiled_bit_for_bit(env):
     np.testing.assert_array_equal(compiled[0].observation(), plain[0].observation())
     episodes = 0
     for t in range(num_steps):
-        action = random_actions(env, num_envs, rng)
+        action = actions.at(t)
         for envs, outcome in (compiled, plain):
             envs.step(action, outcome)
         for name in env.state.names:
@@ -43,14 +43,6 @@ def test_plain_python_equals_compiled_bit_for_bit(env):
         episodes += plain[1].num_episodes
     has_limit = env.max_episode_steps is not None
     assert episodes >= num_envs or not has_limit, "the test would say little about resets"
-
-
-def random_actions(env, num_envs: int, rng: np.random.Generator) -> np.ndarray:
-    taken = action_layout(env.action_space)
-    if not taken.choices:
-        return rng.uniform(taken.low, taken.high, (num_envs, len(taken.low))).astype(np.float32)
-    choices = taken.choices if taken.shape else taken.choices[0]
-    return rng.integers(0, choices, (num_envs, *taken.shape)).astype(np.int32)
 
 
 def view(dtype: list, **values) -> RecordView:

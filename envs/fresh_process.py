@@ -1,0 +1,165 @@
+"""Doing something in a fresh process, which may crash or hang without harm to this one."""
+
+import contextlib
+import io
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from rollout.envs.compiled_env import CompiledEnv
+
+# What the process runs. What it is to do comes by its standard input, which stays open: when it
+# ends, so has the process that asked, and this one follows.
+PROGRAM = """\
+import json, sys
+sys.path[:] = json.loads(sys.stdin.buffer.readline())
+from rollout.envs.fresh_process import serve
+serve()
+"""
+STDERR = 2  # where it prints to: what it says must not mix with what a command of ours prints
+
+
+class ProcessFailed(Exception):
+    """A process that ended, or fell silent, before it was done; the message says which."""
+
+
+def in_fresh_process(
+    function: Callable[..., Iterator[Any]], *arguments: Any, silence_s: float | None = None
+) -> Iterator[Any]:
+    """What a generator function yields, there. It yields what JSON can hold.
+
+    arguments: anything that can be pickled, and environments of any module or none.
+    silence_s: how long to wait for each thing. Raises ProcessFailed.
+    """
+    try:
+        task = _pickled((function, arguments))
+    except Exception as error:
+        raise ProcessFailed(f"it cannot be sent to another process: {error}") from error
+    results, write = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(write)],
+        stdin=subprocess.PIPE,
+        stdout=STDERR,
+        pass_fds=(write,),
+        start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+    )
+    os.close(write)
+    assert process.stdin
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as we are about to see
+            process.stdin.write(task)
+            process.stdin.flush()
+        for message in _messages(results, silence_s):
+            if "error" in message:
+                raise ProcessFailed(message["error"])
+            if "done" in message:
+                return
+            yield message["value"]
+        raise ProcessFailed(_how_it_ended(process.wait()))
+    finally:
+        process.kill()
+        process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        os.close(results)
+
+
+def _messages(results: int, silence_s: float | None) -> Iterator[dict[str, Any]]:
+    """JSON objects, a line each, until the other end is closed."""
+    rest = b""
+    while True:
+        if not select.select([results], [], [], silence_s)[0]:
+            raise ProcessFailed(f"nothing came back for {silence_s:g} s")
+        read = os.read(results, 2**16)
+        *lines, rest = (rest + read).split(b"\n")
+        yield from map(json.loads, lines)
+        if not read:
+            return
+
+
+def _how_it_ended(status: int) -> str:
+    if status < 0:
+        return f"the process was killed by {signal.Signals(-status).name}"
+    return f"the process ended with status {status}"
+
+
+def _pickled(task: tuple) -> bytes:
+    """Three parts: sys.path and the length of the rest as lines, the rest as bytes."""
+    folders: set[str] = set()
+    buffer = io.BytesIO()
+    _Pickler(buffer, folders).dump(task)
+    path = json.dumps([*sys.path, *sorted(folders - set(sys.path))])
+    return f"{path}\n{len(buffer.getvalue())}\n".encode() + buffer.getvalue()
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Sends an environment by its name if others can import it, else whole.
+
+    folders: receives those in which the modules of environments lie; they need not be on sys.path
+    any more.
+    """
+
+    def __init__(self, file: io.BytesIO, folders: set[str]) -> None:
+        super().__init__(file)
+        self._folders = folders
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type) and issubclass(obj, CompiledEnv):
+            if not _is_importable(obj):  # cloudpickle would make an empty class first
+                namespace = {k: v for k, v in vars(obj).items() if k not in _OF_EVERY_CLASS}
+                return type(obj), (obj.__name__, obj.__bases__, namespace)
+            file = getattr(sys.modules[obj.__module__], "__file__", None)
+            if file:
+                depth = obj.__module__.count(".") + (Path(file).name == "__init__.py")
+                self._folders.add(str(Path(file).resolve().parents[depth]))
+        return super().reducer_override(obj)
+
+
+_OF_EVERY_CLASS = ("__dict__", "__weakref__")
+
+
+def _is_importable(env: type) -> bool:
+    found: Any = sys.modules.get(env.__module__)
+    for name in env.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is env and env.__module__ != "__main__"
+
+
+def serve() -> None:
+    """Do, in the fresh process, what comes by standard input."""
+    stdin = sys.stdin.buffer
+    size = int(stdin.readline())
+    task = stdin.read(size)
+    threading.Thread(target=_end_when_closed, args=(stdin,), daemon=True).start()
+    try:
+        function, arguments = cloudpickle.loads(task)
+        for value in function(*arguments):
+            _tell({"value": value})
+        _tell({"done": True})
+    except Exception as error:
+        _tell({"error": f"{type(error).__name__}: {error}"})
+
+
+def end_with(value: Any) -> None:
+    """In a fresh process, from any thread: let this be the last thing that is yielded."""
+    _tell({"value": value})
+    _tell({"done": True})
+    os._exit(0)
+
+
+def _tell(message: dict[str, Any]) -> None:
+    os.write(int(sys.argv[1]), json.dumps(message).encode() + b"\n")
+
+
+def _end_when_closed(stdin: io.BufferedReader) -> None:
+    stdin.read()
+    os._exit(1)

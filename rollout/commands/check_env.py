@@ -1,0 +1,128 @@
+"""`rollout check-env`: whether an environment does all that the fleet relies on."""
+
+import io
+import json
+import sys
+import time
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+
+from rollout.commands.arguments import AsJson
+
+if TYPE_CHECKING:
+    from rollout.envs.check_report import Check, CheckReport
+
+MARKS = {"passed": "✓", "failed": "✗", "warning": "!", "not applicable": "–"}
+COLORS = {"passed": "green", "failed": "bold red", "warning": "yellow", "not applicable": "dim"}
+NAME_WIDTH = 14
+
+
+def check_env(
+    env: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENV",
+            help="A bundled id, or package.module:Name, looked for in this folder first.",
+            show_default=False,
+        ),
+    ],
+    params: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PARAM=VALUE", help="Params over the defaults: force=12.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Begins what is random.")] = 0,
+    steps: Annotated[
+        int,
+        typer.Option(
+            "--steps", metavar="N", min=1, help="Of each environment in a check, at most."
+        ),
+    ] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Try an environment in every way that a fleet relies on.
+
+    Whether it compiles, keeps inside its arrays and spaces, gives the same bits twice, split
+    differently, from a snapshot and in plain Python, ends its episodes, and how fast it is. What is
+    wrong is named with its file and line, and the environment, episode and step.
+
+    Exit status: 0 if no check fails, 1 if one does, 2 if there is no such environment or param.
+
+    \b
+    Example:
+      rollout check-env CartPole-v1
+      rollout check-env walk:Walk wind=0.1
+    """
+    from rollout.envs.check_env import check_env as check
+    from rollout.envs.registry import find_env
+
+    definition = find_env(env)
+    chosen = dict(map(_parsed, params or ()))
+    began = time.monotonic()
+    if as_json:
+        report = check(definition, chosen, seed=seed, num_steps=steps)
+        typer.echo(json.dumps({"env": env} | report.as_dict(), indent=2))
+    else:
+        with _View() as view:
+            report = check(definition, chosen, seed=seed, num_steps=steps, on_progress=view.tell)
+        typer.echo(f"\n{env}: {_counted(report)}, in {time.monotonic() - began:.1f} s")
+    raise typer.Exit(0 if report.has_passed else 1)
+
+
+def _parsed(param: str) -> tuple[str, Any]:
+    """(name, value) of `name=value`, its value as TOML has it."""
+    name, equals, value = param.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{param!r}, wanted PARAM=VALUE")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value  # which no param can be, and the environment says so best
+
+
+def _counted(report: "CheckReport") -> str:
+    counts = {status: sum(check.status == status for check in report.checks) for status in MARKS}
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+
+
+class _View:
+    """Shows each check when it is done; on a terminal also the one under way."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal may lack the marks
+        self._console = Console(highlight=False)
+        self._status = self._console.status("")
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def tell(self, found: "str | Check") -> None:
+        if isinstance(found, str):
+            self._status.update(found.replace("_", " "))
+            return
+        mark, name = MARKS[found.status], found.name.replace("_", " ")
+        if not self._console.is_terminal:  # whoever reads it wants whole lines
+            indent = "\n" + " " * (NAME_WIDTH + 3)
+            typer.echo(f"{mark} {name:{NAME_WIDTH}} {found.finding}".replace("\n", indent))
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        row = Table.grid(padding=(0, 1, 0, 0))
+        row.add_column(width=1)
+        row.add_column(width=NAME_WIDTH)
+        row.add_column(overflow="fold")
+        dim = "dim" if found.status == "not applicable" else ""
+        row.add_row(Text(mark, COLORS[found.status]), Text(name, dim), Text(found.finding, dim))
+        self._console.print(row)

@@ -1,0 +1,213 @@
+"""Environments that each break one promise, for the tests of check_env."""
+
+import os
+from typing import Any
+
+import numba
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+
+from rollout.envs import CompiledEnv, uniform
+
+(
+    NOTHING,
+    WRITE,
+    READ,
+    RAISE,
+    WIDE,
+    FAR,
+    NAN,
+    INFINITE,
+    LOOK,
+    PARAM,
+    ALIKE,
+    BY_NUMBER,
+    HIDDEN,
+    MASK,
+    DIVISION,
+    WRAP,
+    ROUND,
+    LATE,
+    BY_CLOCK,
+    ENDLESS,
+    SHAPE,
+    PAINTS,
+    FAILS,
+    HANG,
+    HANG_IN_RESET,
+) = range(25)
+MULTIPLIER = 6364136223846793005  # of a linear congruential generator: fills 64 bits
+
+
+class Broken(CompiledEnv):
+    """Walks along a line; breaks a promise in the way `how`, often at step 6 of environment 2."""
+
+    state = np.dtype(
+        [
+            ("number", "i8"),
+            ("t", "i8"),
+            ("looks", "i8"),
+            ("place", "f8"),
+            ("speed", "f8"),
+            ("big", "i8"),
+            ("board", "i8", (2, 3)),
+        ]
+    )
+    params = {"how": NOTHING, "wind": 0.5}
+    observation_space = Box(-10, 10, (3,), np.float32)
+    action_space = MultiDiscrete([2, 3])
+    max_episode_steps = 20
+
+    def reset(state, params, draw):
+        if params.how != ALIKE:
+            state.number = draw.env
+        start = uniform(draw, -1.0, 1.0)
+        if params.how == BY_NUMBER:
+            state.place = 0.1 * (draw.env % 7)
+        elif params.how != ALIKE:
+            state.place = start
+        while params.how == HANG_IN_RESET and draw.episode == 1:
+            state.looks = 0
+
+    def step(state, params, action, draw):
+        state.t += 1
+        state.place = 0.9 * state.place + 0.1 * (action[0] + uniform(draw, -1.0, 1.0) * params.wind)
+        reward = state.place
+        is_due = state.number == 2 and state.t == 7
+        if params.how == WRITE and is_due:
+            state.board[2, 0] = 1
+        if params.how == READ and is_due:
+            reward += state.board[0, -4]
+        if params.how == RAISE and is_due:
+            raise ValueError("it went wrong")
+        if params.how == FAR and is_due:
+            state.speed = 11.0
+        if params.how == NAN and is_due:
+            state.speed = np.sqrt(-1.0 - abs(state.place))
+        if params.how == INFINITE and is_due:
+            return np.inf, False
+        if params.how == PARAM:
+            change(params)
+        if params.how == HIDDEN:
+            state.speed = noise()
+        if params.how == DIVISION and is_due:
+            state.speed = min(1.0, abs(state.place) / (state.t - 7))
+        if params.how == WRAP:
+            state.big = state.big * MULTIPLIER + 1
+            state.speed = 0.5 if twice(state.big) < 0 else -0.5
+        if params.how == ROUND:
+            state.speed = np.exp(state.place) ** 3 / 100.0
+        while params.how == HANG and is_due:
+            state.looks = 0
+        if params.how == LATE:
+            return reward, state.t >= 20
+        if params.how == BY_CLOCK:
+            return reward, state.place > 0.05 or draw.t >= 19
+        return reward, params.how != ENDLESS and state.place > 0.6
+
+    def observe(state, params, observation):
+        observation[0] = state.place
+        observation[1] = state.speed
+        observation[2] = state.t / 10.0
+        if params.how == WIDE and state.number == 2 and state.t == 7:
+            observation[:] = np.ones(4)
+        if params.how == LOOK:
+            look(state)
+
+    def action_mask(state, params, mask):
+        mask[2] = state.t % 2 == 0
+        if params.how == MASK and state.number == 2 and state.t == 7:
+            mask[2:] = False
+
+    def render(state, params):
+        if params.how == PAINTS:
+            state.place = 0.0
+        if params.how == FAILS:
+            raise ValueError("no picture")
+        return np.zeros((4, 5, 1 if params.how == SHAPE else 3), np.uint8)
+
+
+def change(what):
+    """Writes into params, where nobody reads it from the source."""
+    what.wind *= 0.99
+
+
+def look(what):
+    what.looks += 1
+
+
+@numba.njit
+def noise():
+    """Draws from Numba's own generator, where nobody reads it from the source."""
+    return np.random.random()
+
+
+def twice(x):
+    return x * 2
+
+
+class Good(CompiledEnv):
+    """Breaks no promise; the others below differ in one thing."""
+
+    state = np.dtype([("t", "i8"), ("x", "f8")])
+    observation_space = Box(-10, 10, (1,), np.float32)
+    action_space = Discrete(2)
+    max_episode_steps = 20
+
+    def reset(state, params, draw):
+        state.x = uniform(draw, -1.0, 1.0)
+
+    def step(state, params, action, draw):
+        state.t += 1
+        return state.x, False
+
+    def observe(state, params, observation):
+        observation[0] = state.x
+
+
+class Texts(Good):
+    def step(state, params, action, draw) -> Any:
+        return "one", False
+
+
+class Halfway(Good):
+    """Its `terminated` is a number that says neither yes nor no."""
+
+    def step(state, params, action, draw) -> Any:
+        state.t += 1
+        return state.x, 2 * (state.t % 7 == 0)
+
+
+class NoLimit(Good):
+    max_episode_steps = None
+
+
+class SaysHidden(Good):
+    has_hidden_state = True
+
+
+PROCESS = int(os.environ.get("PROCESSES_ABOVE", "0"))  # a number that no two processes have
+os.environ["PROCESSES_ABOVE"] = str(PROCESS + 1)
+
+
+class Differing(Good):
+    """Not the same in two processes."""
+
+    def step(state, params, action, draw):
+        state.x = 0.5 * state.x + PROCESS
+        return state.x, False
+
+
+@numba.njit
+def fall(n):
+    return 1.0 if n < 0 else fall(n + 1) - fall(n + 2)
+
+
+class Crashes(Good):
+    """Takes its process with it."""
+
+    def step(state, params, action, draw):
+        state.t += 1
+        if state.t == 5:
+            state.x += fall(0)
+        return state.x, False
