@@ -14,6 +14,7 @@ import typer
 from rollout import __version__
 from rollout.commands.actors import actors
 from rollout.commands.chaos import chaos
+from rollout.commands.check_env import check_env
 from rollout.commands.config import config
 from rollout.commands.doctor import doctor
 from rollout.commands.envs import envs
@@ -30,6 +31,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     chaos,
     config,
     envs,
+    check_env,
     doctor,
 )
 
