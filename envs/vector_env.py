@@ -87,6 +87,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.single_action_space = deepcopy(env.action_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self.copy = copy
         self._mode = AutoresetMode(autoreset_mode)
         self.metadata = metadata_of(env) | {"autoreset_mode": self._mode}
         self.render_mode = _checked_render_mode(env, render_mode)
