@@ -132,7 +132,7 @@ def _identity(function):
 
 
 def _compiled_if_function(value: Any) -> Any:
-    return numba.njit(**_INNER)(value) if inspect.isfunction(value) else value
+    return numba.njit(**_INLINE)(value) if inspect.isfunction(value) else value
 
 
 def _through_cache(digest: str, compile_in) -> types.SimpleNamespace:
@@ -195,6 +195,8 @@ _ENTRY: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapp
 _INNER: dict[str, Any] = _ENTRY | {
     "no_cpython_wrapper": True
 }  # called from compiled code only: quicker to compile
+# LLVM holds an author's loop, and the kit's around it, too long to inline, at 20 ns a call.
+_INLINE: dict[str, Any] = _INNER | {"forceinline": True}
 
 
 def _compile(source, file_name, bindings, authored, types_of, folder, name):
@@ -203,7 +205,7 @@ def _compile(source, file_name, bindings, authored, types_of, folder, name):
     if authored and not is_kept:
         _compile_authored(authored, bindings)
     jits = {
-        "jit": numba.njit(**_INNER),
+        "jit": numba.njit(**_INLINE),
         # a * b + c in one rounding: twice as fast in a policy, but not what an author's step says
         "jit_fma": numba.njit(fastmath={"contract"}, **_INNER),
         "entry": numba.njit(cache=folder is not None, **_ENTRY),
