@@ -19,6 +19,7 @@ from rollout.commands.config import config
 from rollout.commands.doctor import doctor
 from rollout.commands.envs import envs
 from rollout.commands.eval import eval
+from rollout.commands.new_env import new_env
 from rollout.commands.replay import replay
 from rollout.commands.train import train
 from rollout.errors import RolloutError, require_linux
@@ -31,6 +32,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     chaos,
     config,
     envs,
+    new_env,
     check_env,
     doctor,
 )
