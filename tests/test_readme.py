@@ -11,12 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"# (\w+\.py)\n")
+FILE_NAME = re.compile(r"# (\w+\.(?:py|toml))\n")
+CONTINUED = re.compile(r"# \w+\.py, continued\n")
 
 
 def blocks(document: Path) -> list[tuple[str, str]]:
-    """(language, text) of each fenced block."""
-    return [(match[1], match[2]) for match in BLOCK.finditer(document.read_text())]
+    """(language, text) of each fenced block; parts of a file that goes on are one."""
+    found: list[tuple[str, str]] = []
+    for match in BLOCK.finditer(document.read_text()):
+        language, text = match[1], match[2]
+        if part := CONTINUED.match(text):
+            language, begun = found.pop()
+            text = f"{begun}\n{text[part.end() :]}"
+        found.append((language, text))
+    return found
 
 
 def make_targets() -> set[str]:
@@ -45,10 +53,10 @@ def run_lines(text: str, folder: Path) -> None:
             run(["bash", "-c", command], folder)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("document", "languages"),
-    [("README.md", {"sh", "python", "toml"}), ("envs/README.md", {"python"})],
+    [("README.md", {"sh", "python", "toml"}), ("envs/README.md", {"sh", "python", "toml"})],
 )
 def test_every_block_of_a_readme_runs(document, languages, tmp_path):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
@@ -57,9 +65,10 @@ def test_every_block_of_a_readme_runs(document, languages, tmp_path):
         seen.add(language)
         if language == "sh":
             run_lines(text, tmp_path)
-        elif language == "python" and (named := FILE_NAME.match(text)):
+        elif named := FILE_NAME.match(text):
             (tmp_path / named[1]).write_text(text)
-            run([sys.executable, named[1]], tmp_path)
+            if language == "python":
+                run([sys.executable, named[1]], tmp_path)
         elif language == "python":
             run([sys.executable, "-c", text], tmp_path)
         elif language == "toml":
