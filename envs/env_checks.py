@@ -152,12 +152,18 @@ def check_episodes(trial: Trial) -> Result:
         return failed(
             "`step` terminates by draw.t: leave time to max_episode_steps, which truncates"
         )
-    ended = "none ended"
-    if lengths.size:
-        ended = f"{lengths.size:,} of {lengths.min():,} to {lengths.max():,} steps"
-    counts = f"{details['terminated']:,} terminated, {details['truncated']:,} truncated"
-    cut = "no time limit" if limit is None else f"truncated at {limit:,}"
-    return passed(f"at random play {ended}: {counts}; {cut}", **details)
+    time_limit = "no time limit" if limit is None else f"time limit {limit:,}"
+    if not lengths.size:
+        return passed(f"none ended at random play; {time_limit}", **details)
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    steps = f"{shortest:,} steps" if shortest == longest else f"{shortest:,} to {longest:,} steps"
+    return passed(
+        f"{lengths.size:,} of {steps} at random play, {details['terminated']:,} terminated, "
+        f"{details['truncated']:,} truncated; {time_limit}",
+        shortest=shortest,
+        longest=longest,
+        **details,
+    )
 
 
 def _endings(trial: Trial) -> tuple[np.ndarray, np.ndarray]:

@@ -273,7 +273,7 @@ def test_environment_of_no_module_is_checked_all_the_same():
     report = check_env(Local, num_steps=20)
     assert report.has_passed
     assert report.subject.endswith("<locals>.Local")
-    assert "truncated at 7" in report["episodes"].finding
+    assert "of 7 steps at random play, 0 terminated, 64 truncated" in report["episodes"].finding
 
 
 def test_environment_that_cannot_be_sent_is_a_finding():
