@@ -1,5 +1,6 @@
 """`check_env`: whether a compiled environment keeps the promises that the kit builds on."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -50,13 +51,16 @@ def check_env(
     # A process of its own, which may crash or hang, and where nothing is compiled yet.
     arguments = (env, params, int(seed), int(num_steps), hang_s)
     try:
-        for found in in_fresh_process(_checks, *arguments, silence_s=SILENCE_S):
-            if isinstance(found, list):
-                names = found
-            elif isinstance(found, str):
-                on_progress(found)
-            else:
-                add(Check(**found | {"status": Status(found["status"])}))
+        with contextlib.closing(
+            in_fresh_process(_checks, *arguments, silence_s=SILENCE_S)
+        ) as values:
+            for found in values:
+                if isinstance(found, list):
+                    names = found
+                elif isinstance(found, str):
+                    on_progress(found)
+                else:
+                    add(Check(**found | {"status": Status(found["status"])}))
     except ProcessFailed as error:
         name = names[len(checks)] if names else "process"
         add(failed(str(error)).named(name))

@@ -1,5 +1,6 @@
 """Checks of what must be the same bits, however an environment is run; a function each."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -125,12 +126,13 @@ def _difference_in_process(trial: Trial, snapshot: bytes, t: int) -> str | None:
     player = trial.player(_restored(trial, snapshot), t=t)
     num_steps = min(PROCESS_STEPS, trial.num_steps, max(1, PROCESS_BYTES // len(snapshot)))
     arguments = (trial.env, trial.params, trial.seed, snapshot.hex(), t, num_steps)
-    for there in in_fresh_process(go_on, *arguments, silence_s=SILENCE_S):
-        clocks = player.records()["clock"]
-        player.step()
-        other = np.frombuffer(bytes.fromhex(there), record_dtype(trial.env))
-        for difference in record_differences(player.records(), other):
-            return f"{difference}; {place(clocks[difference.row])}"
+    with contextlib.closing(in_fresh_process(go_on, *arguments, silence_s=SILENCE_S)) as steps:
+        for there in steps:
+            clocks = player.records()["clock"]
+            player.step()
+            other = np.frombuffer(bytes.fromhex(there), record_dtype(trial.env))
+            for difference in record_differences(player.records(), other):
+                return f"{difference}; {place(clocks[difference.row])}"
     return None
 
 

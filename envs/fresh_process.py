@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ class ProcessFailed(Exception):
 
 def in_fresh_process(
     function: Callable[..., Iterator[Any]], *arguments: Any, silence_s: float | None = None
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """What a generator function yields, there. It yields what JSON can hold.
 
     arguments: anything that can be pickled, and environments of any module or none.
-    silence_s: how long to wait for each thing. Raises ProcessFailed.
+    silence_s: how long to wait for each thing. Raises ProcessFailed. The process ends when this is
+    closed.
     """
     try:
         task = _pickled((function, arguments))
