@@ -287,6 +287,18 @@ def test_observation_that_is_never_written_is_said_to_be():
         Envs(Unwritten, 1, 0, checked=True).observation()
 
 
+def test_infinity_is_refused_even_where_a_space_has_no_bounds():
+    class Unbounded(Shown):
+        observation_space = Box(-np.inf, np.inf, (1,), np.float64)
+
+        def observe(state, params, observation):
+            observation[0] = params.x
+
+    Envs(Unbounded, 1, 0, params={"x": 1e300}, checked=True).observation()
+    with pytest.raises(EnvError, match=r"observation\[0\] is -inf \("):
+        Envs(Unbounded, 1, 0, params={"x": -np.inf}, checked=True).observation()
+
+
 def test_mask_that_allows_nothing_is_refused():
     envs, outcome = Envs(Shown, 2, 0, params={"none": True}, checked=True), Outcome(Shown, 2)
     assert envs.action_mask().tolist() == [[False, True, True, True, True]] * 2
