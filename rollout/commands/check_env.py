@@ -1,7 +1,9 @@
 """`rollout check-env`: whether an environment does all that the fleet relies on."""
 
+import contextlib
 import io
 import json
+import signal
 import sys
 import time
 import tomllib
@@ -49,7 +51,8 @@ def check_env(
     differently, from a snapshot and in plain Python, ends its episodes, and how fast it is. What is
     wrong is named with its file and line, and the environment, episode and step.
 
-    Exit status: 0 if no check fails, 1 if one does, 2 if there is no such environment or param.
+    Exit status: 0 if no check fails, 1 if one does, 2 if there is no such environment or param, 130
+    after Ctrl-C.
 
     \b
     Example:
@@ -62,12 +65,18 @@ def check_env(
     definition = find_env(env)
     chosen = dict(map(_parsed, params or ()))
     began = time.monotonic()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # to give the cursor back
+    try:
+        with contextlib.nullcontext() if as_json else _View() as view:
+            tell = view.tell if view else lambda _: None
+            report = check(definition, chosen, seed=seed, num_steps=steps, on_progress=tell)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
     if as_json:
-        report = check(definition, chosen, seed=seed, num_steps=steps)
         typer.echo(json.dumps({"env": env} | report.as_dict(), indent=2))
     else:
-        with _View() as view:
-            report = check(definition, chosen, seed=seed, num_steps=steps, on_progress=view.tell)
         typer.echo(f"\n{env}: {_counted(report)}, in {time.monotonic() - began:.1f} s")
     raise typer.Exit(0 if report.has_passed else 1)
 

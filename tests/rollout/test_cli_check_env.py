@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from rollout.cli import main
 
+HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 WALK = """
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -132,6 +134,24 @@ def test_terminal_gets_colors_unless_it_wants_none(no_color):
     assert "plain python" in text
     shown = re.split(r"[\r\n]|\x1b\[2K", re.sub(r"\x1b\[[0-9;]*m", "", text))
     assert max(map(len, shown)) <= 60, "lines are folded within their column"
+
+
+def test_ctrl_c_gives_the_cursor_back_and_ends_with_status_130():
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "rollout", "check-env", "Slow-v0"]
+    environ = os.environ | {"TERM": "xterm"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environ) as process:
+        os.close(theirs)
+        printed = b""
+        while HIDE_CURSOR not in printed and (read := _read(ours)):
+            printed += read
+        process.send_signal(signal.SIGINT)
+        while read := _read(ours):
+            printed += read
+    os.close(ours)
+    assert process.returncode == 130
+    assert printed.rindex(SHOW_CURSOR) > printed.rindex(HIDE_CURSOR)
+    assert b"Traceback" not in printed
 
 
 def _read(terminal: int) -> bytes:
