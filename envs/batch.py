@@ -65,7 +65,9 @@ def _in_plain_python(function: Any) -> Any:
 
 def _uses_parameter(function: Any, position: int) -> bool:
     name = function.__code__.co_varnames[position]
-    return any(step.argval == name for step in dis.get_instructions(function))
+    # Python 3.13 loads two variables with one instruction, whose argval is both names.
+    loads = (instruction.argval for instruction in dis.get_instructions(function))
+    return any(name in loaded if isinstance(loaded, tuple) else name == loaded for loaded in loads)
 
 
 class Envs:
@@ -100,6 +102,8 @@ class Envs:
         self.params = env.make_params(params)
         self.params_bytes = self.params.view(np.uint8)
         self.jit = jit
+        self._action_shape = (num_envs, *action_layout(env.action_space).shape)
+        self._outcome_shape = (num_envs, *observation_layout(env.observation_space).shape)
         self._kernels = load_env_kernels(env, jit, checked)
         self._step_all = self._kernels.step_all
         if begin:
@@ -176,18 +180,18 @@ class Envs:
         """
         try:
             # The kernel knows dtypes and contiguity by its types, but not lengths.
-            if len(action) != self.num_envs or outcome.num_envs != self.num_envs:
+            if action.shape != self._action_shape or outcome.shape != self._outcome_shape:
                 raise TypeError
             outcome.num_finals, outcome.num_episodes = self._step_all(
                 self.record_bytes, self.params_bytes, action, *outcome.arrays
             )
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             if not self.jit and error.__traceback__ and error.__traceback__.tb_next:
                 raise  # the author's own, in plain Python
             raise EnvError(self._step_problem(action, outcome)) from error
 
     def _step_problem(self, action: Any, outcome: "Outcome") -> str:
-        if outcome.env is not self.env or outcome.num_envs != self.num_envs:
+        if not isinstance(outcome, Outcome) or outcome.shape != self._outcome_shape:
             return f"{self!r} stepped with {outcome!r}"
         found = type(action).__name__
         if isinstance(action, np.ndarray):
@@ -213,6 +217,7 @@ class Outcome:
         self.env = env
         self.num_envs = num_envs
         self.observation = _rows(observation_layout(env.observation_space), num_envs)
+        self.shape = self.observation.shape
         self.reward = np.zeros(num_envs, np.float32)
         self.terminated = np.zeros(num_envs, np.bool_)
         self.truncated = np.zeros(num_envs, np.bool_)

@@ -68,6 +68,7 @@ class CompiledEnv:
     max_episode_steps: ClassVar[int | None] = None
     has_hidden_state: ClassVar[bool] = False
     render_fps: ClassVar[int] = 30
+    without_limit: ClassVar["type[CompiledEnv] | None"] = None  # what with_time_limit began with
     reset: Any
     step: Any
     observe: Any
@@ -111,7 +112,7 @@ class CompiledEnv:
 
 @functools.cache
 def _with_time_limit(env: type[CompiledEnv], max_episode_steps: int) -> type[CompiledEnv]:
-    members = {"max_episode_steps": max_episode_steps, "__doc__": env.__doc__}
+    members = {"max_episode_steps": max_episode_steps, "without_limit": env, "__doc__": env.__doc__}
     limited = type(env.__name__, (env,), members)
     limited.__module__, limited.__qualname__ = env.__module__, env.__qualname__
     return limited

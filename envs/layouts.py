@@ -119,11 +119,11 @@ def _leaf(space: Space | None, place: str) -> tuple[np.dtype, tuple[int, ...], t
     if isinstance(space, Discrete):
         if space.start != 0:
             raise ValueError(f"{place} is {space!r}, wanted a Discrete(n) that starts at 0")
-        return np.dtype(np.int64), (), (int(space.n),)
+        return np.dtype(space.dtype), (), (int(space.n),)
     if isinstance(space, MultiDiscrete):
         if space.nvec.ndim != 1 or (space.start != 0).any():
             raise ValueError(f"{place} is {space!r}, wanted one row of numbers that start at 0")
-        return np.dtype(np.int64), space.nvec.shape, tuple(map(int, space.nvec))
+        return np.dtype(space.dtype), space.nvec.shape, tuple(map(int, space.nvec))
     if isinstance(space, MultiBinary):
         return np.dtype(np.int8), tuple(map(int, space.shape)), ()
     raise ValueError(
@@ -143,6 +143,11 @@ def _record(space: Dict, place: str) -> np.dtype:
             fields.append((name, _record(inner, f"{place}[{name!r}]")))
         else:
             dtype, shape, _ = _leaf(inner, f"{place}[{name!r}]")
+            if dtype == np.bool_:
+                raise ValueError(
+                    f"{place}[{name!r}] is {inner!r}, Numba has no arrays of bools in records: use "
+                    "MultiBinary or a Box of np.uint8"
+                )
             fields.append((name, dtype, shape))
     return np.dtype(fields)
 
@@ -179,7 +184,7 @@ def observation_rows(space: Space, observation: Any) -> tuple[np.ndarray, bool]:
     is_batch = arrays[0].ndim > len(layout.parts[0].shape)
     num_rows = len(arrays[0]) if is_batch else 1
     rows = np.zeros((num_rows, *layout.shape), layout.dtype)
-    in_bytes = rows.view(np.uint8).reshape(num_rows, -1)
+    in_bytes = rows.view(np.uint8).reshape(num_rows, layout.size * layout.dtype.itemsize)
     for part, array in zip(layout.parts, arrays, strict=True):
         wanted = (num_rows, *part.shape)[not is_batch :]
         if array.shape != wanted or not np.can_cast(array.dtype, part.dtype, "same_kind"):
@@ -188,9 +193,14 @@ def observation_rows(space: Space, observation: Any) -> tuple[np.ndarray, bool]:
                 f"{part.name or 'observation'} is {array.dtype} {list(array.shape)}, wanted "
                 f"{part.dtype} [{shape}], or [{', '.join(filter(None, ('N', shape)))}] for a batch"
             )
-        kept = np.ascontiguousarray(array, part.dtype).reshape(num_rows, part.size)
-        stop = part.offset + kept[0].nbytes if num_rows else part.offset
-        in_bytes[:, part.offset : stop] = kept.view(np.uint8)
+        given = array.reshape(num_rows, part.size)
+        if part.categories and ((given < 0) | (given >= part.categories)).any():
+            raise ValueError(
+                f"{part.name or 'observation'} is {array.tolist()}, wanted integers from 0 to "
+                f"below {', '.join(map(str, part.categories))}"
+            )
+        stop = part.offset + part.size * part.dtype.itemsize
+        in_bytes[:, part.offset : stop] = np.ascontiguousarray(given, part.dtype).view(np.uint8)
     return rows, is_batch
 
 

@@ -70,6 +70,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         jit: False runs the same code as plain Python, for a debugger.
         """
         env = find_env(env) if isinstance(env, str) else env
+        if env.without_limit is not None:  # that one, other processes can import
+            limit = env.max_episode_steps if max_episode_steps is None else max_episode_steps
+            env, max_episode_steps = env.without_limit, limit
         self._arguments = {
             "env": env,
             "num_envs": num_envs,

@@ -19,7 +19,7 @@ Activation = Literal["tanh", "relu", "identity"]
 OBSERVATION = "observation"  # what the first layers read: float32 [rows, num_inputs]
 
 
-class Part(msgspec.Struct, frozen=True):
+class InputPart(msgspec.Struct, frozen=True):
     """A piece of an observation, as the network reads it (rollout.envs.layouts.Part).
 
     offset: bytes from the observation's start. dtype: of its numbers. size: how many. categories:
@@ -127,7 +127,7 @@ class NetworkSpec:
     layers: tuple[Dense, ...]
     outputs: Columns
     value: Columns
-    parts: tuple[Part, ...] = ()
+    parts: tuple[InputPart, ...] = ()
 
     @property
     def num_inputs(self) -> int:
@@ -168,7 +168,7 @@ def make_mlp(
     hidden_sizes: tuple[int, ...],
     activation: Activation,
     value_network: Literal["shared", "separate"],
-    parts: tuple[Part, ...] = (),
+    parts: tuple[InputPart, ...] = (),
 ) -> NetworkSpec:
     """Dense layers of `hidden_sizes`, then the head's outputs and the value.
 

@@ -104,14 +104,8 @@ class TorchNetwork:
         for part in self.spec.parts:
             dtype = torch.from_numpy(np.empty(0, part.dtype)).dtype
             numbers = in_bytes[:, part.offset : part.offset + part.size_bytes]
-            numbers = numbers.contiguous().view(dtype)
-            if part.categories:
-                pieces += [
-                    column.unsqueeze(1) == torch.arange(count, device=self.device)
-                    for column, count in zip(numbers.t(), part.categories, strict=True)
-                ]
-            else:
-                pieces.append(numbers)
+            numbers = numbers.clone(memory_format=torch.contiguous_format).view(dtype)
+            pieces.append(one_hot(numbers, part.categories) if part.categories else numbers)
         return torch.cat([piece.to(torch.float32) for piece in pieces], dim=1)
 
     def load(self, parameters: np.ndarray) -> None:
@@ -126,6 +120,19 @@ class TorchNetwork:
     def export(self) -> np.ndarray:
         """A copy of the parameters in host memory, float32 [P]."""
         return self.flat.to("cpu", copy=True).numpy()
+
+
+def one_hot(numbers: torch.Tensor, categories: tuple[int, ...]) -> torch.Tensor:
+    """Columns for each category of each number, side by side: float32 [R, sum of categories].
+
+    numbers: integers [R, n]. One that is no category has zeros only.
+    """
+    index = numbers.long()
+    counts = torch.tensor(categories, device=numbers.device)
+    is_one = (index >= 0) & (index < counts)
+    place = torch.where(is_one, index + counts.cumsum(0) - counts, 0)
+    columns = torch.zeros(len(numbers), sum(categories), device=numbers.device)
+    return columns.scatter_add_(1, place, is_one.to(torch.float32))  # of all wrong ones, 0 at 0
 
 
 def dense(

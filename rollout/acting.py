@@ -11,7 +11,7 @@ from rollout.envs.batch import Envs, env_bindings, load_env_kernels
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
 from rollout.envs.layouts import action_layout
-from rollout.learners.network import CategoricalHead, Head, NetworkSpec
+from rollout.learners.network import CategoricalHead, GaussianHead, Head, NetworkSpec
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.policy_kernel import BLOCK, num_packed, num_scratch, policy_source
 from rollout.shapes import head_of, parts_of
@@ -27,11 +27,13 @@ class Workspace:
         self.packed = np.zeros(num_packed(network), np.float32)
         self.scratch = np.zeros(num_scratch(network), np.float32)
         self.noise = np.zeros(BLOCK * num_noise(network.head), np.float32)
-        self.limited = np.zeros(network.head.num_outputs, np.float32)
+        is_gaussian = isinstance(network.head, GaussianHead)
+        dtype = np.float32 if is_gaussian else np.int32
+        self.given = np.zeros(num_noise(network.head), dtype)  # one action, for one step
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """The arrays in the order `act_unroll` takes them."""
-        return self.packed, self.scratch, self.noise, self.limited
+        return self.packed, self.scratch, self.noise, self.given
 
 
 class UnrollBuffer:

@@ -30,7 +30,7 @@ def act_unroll(
     packed,
     scratch,
     noise,
-    limited,
+    given,
     greedy,
     position,
     observation,
@@ -54,8 +54,8 @@ def act_unroll(
 
     Blocks of environments go through all T steps one after the other, so that their states stay in
     the cache; environments do not affect each other, so the order changes nothing. The tails are in
-    the order (block, t, environment). Before each step position[0] becomes i * T + t: where to look
-    if it never comes to an end.
+    the order (block, t, environment). Before each call of the author's
+    position[0] becomes i * T + t: where to look if it fails, or never comes to an end.
     """
     envs, params = records(env_bytes, ENV_RECORD), records(params_bytes, PARAMS_RECORD)
     T, N = reward.shape
@@ -69,6 +69,7 @@ def act_unroll(
     for start in range(0, N, BLOCK):
         rows = min(BLOCK, N - start)
         for r in range(rows):
+            position[0] = (start + r) * T
             observe_one(envs, params, start + r, observation[0, start + r])
         for t in range(T):
             for r in range(rows):
@@ -78,6 +79,7 @@ def act_unroll(
             first_final = finals
             for r in range(rows):
                 i = start + r
+                position[0] = i * T + t
                 place = OUTPUTS_OFFSET + r * OUTPUTS_STRIDE
                 if HAS_MASK:
                     mask_one(envs, params, i, action_mask[t, i])
@@ -91,9 +93,8 @@ def act_unroll(
                 )
                 if HAS_VALUE:
                     value[t, i] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]
-                position[0] = i * T + t
                 reward[t, i], terminated[t, i], truncated[t, i] = step_one(
-                    envs, params, i, for_env(flat_action[t, i], limited)
+                    envs, params, i, for_env(flat_action[t, i], given)
                 )
                 if terminated[t, i] or truncated[t, i]:
                     if truncated[t, i]:

@@ -31,9 +31,14 @@ def draw_noise(envs, start, rows, noise):
 
 @jit
 def choose_one(logits, count, uniform, mask, greedy):
-    """An action from softmax(logits) by inversion, or the likeliest; returns (action, log-prob)."""
+    """An action from softmax(logits) by inversion, or the likeliest; returns (action, log-prob).
+
+    Raises ValueError if the mask allows none.
+    """
     highest = np.float32(-np.inf)
     likeliest = last = 0
+    if HAS_MASK and not mask.any():
+        raise ValueError("action_mask allows no action; one of each choice must stay allowed")
     for a in range(count):
         if HAS_MASK and not mask[a]:
             continue
@@ -80,13 +85,14 @@ def choose(outputs, log_std, noise, mask, greedy, action):
 if IS_SINGLE:
 
     @jit
-    def for_env(action, limited):
+    def for_env(action, given):
         """What the environment's step gets."""
         return action[0]
 
 else:
 
     @jit
-    def for_env(action, limited):
-        """What the environment's step gets."""
-        return action
+    def for_env(action, given):
+        """What the environment's step gets: a copy, which it may change."""
+        given[:] = action
+        return given

@@ -236,6 +236,10 @@ def _network_problems(network: NetworkSpec) -> Iterator[str]:
     if not network.observation_shape or min(network.observation_shape) < 1:
         yield f"observations {network.observation_shape}"
         return
+    for part in network.parts:
+        if not _is_dtype(part.dtype) or min((part.offset + 1, part.size, *part.categories)) < 1:
+            yield f"part {part}"
+            return
     if min((network.head.num_outputs, *network.head.choices)) < 1:
         yield f"head {network.head}"
         return

@@ -43,8 +43,8 @@ def choose(outputs, log_std, noise, mask, greedy, action):
 
 
 @jit
-def for_env(action, limited):
-    """What the environment's step gets: the action within its bounds, in `limited`."""
+def for_env(action, given):
+    """What the environment's step gets: the action within its bounds, in `given`."""
     for j in range(NUM_OUTPUTS):
-        limited[j] = min(max(action[j], LOW[j]), HIGH[j])
-    return limited
+        given[j] = min(max(action[j], LOW[j]), HIGH[j])
+    return given

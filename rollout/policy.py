@@ -74,6 +74,8 @@ class Policy:
         outputs = self.outputs(observation)
         rows = outputs.reshape(-1, self.network.head.num_outputs)
         if isinstance(self.network.head, GaussianHead):
+            if action_mask is not None:
+                raise ValueError("action_mask is for choices; these actions are quantities")
             actions = self._quantities(rows, deterministic)
         else:
             actions = self._choices(self._allowed(rows, action_mask), deterministic)
@@ -112,6 +114,9 @@ class Policy:
         mask = np.asarray(action_mask, np.bool_)
         if mask.shape not in (logits.shape, logits.shape[1:]):
             raise ValueError(f"action_mask is {list(mask.shape)}, wanted {list(logits.shape)}")
+        starts = np.cumsum((0, *self.network.head.choices[:-1]))
+        if not np.logical_or.reduceat(mask, starts, axis=-1).all():
+            raise ValueError("action_mask allows no action; one of each choice must stay allowed")
         return np.where(mask, logits, -np.inf)
 
     def _choices(self, logits: np.ndarray, deterministic: bool) -> np.ndarray:

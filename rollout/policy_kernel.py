@@ -227,7 +227,7 @@ def _forward_source(spec: NetworkSpec, places: dict) -> str:
     lines = ["@jit_fma", "def forward(packed, scratch, rows):"]
     for buffer, (offset, width) in places.items():
         stop = offset + BLOCK * width
-        lines.append(f"    {buffer} = scratch[{offset}:{stop}].reshape({BLOCK}, {width})")
+        lines.append(f"    in_{buffer} = scratch[{offset}:{stop}].reshape({BLOCK}, {width})")
     offset = 0
     for layer in spec.layers:
         width = padded(layer.outputs)
@@ -235,7 +235,7 @@ def _forward_source(spec: NetworkSpec, places: dict) -> str:
         lines += [
             f"    weight = packed[{offset}:{bias}].reshape({layer.inputs}, {width})",
             f"    bias = packed[{bias}:{bias + width}]",
-            f"    {_dense_name(layer)}({layer.source}, weight, bias, {layer.name}, rows)",
+            f"    {_dense_name(layer)}(in_{layer.source}, weight, bias, in_{layer.name}, rows)",
         ]
         offset = bias + width
     return "\n".join(lines)

@@ -9,8 +9,8 @@ from rollout.learners.network import (
     CategoricalHead,
     GaussianHead,
     Head,
+    InputPart,
     NetworkSpec,
-    Part,
     make_mlp,
 )
 from rollout.learners.unroll import UnrollSchema
@@ -31,13 +31,13 @@ def make_network(settings: "MlpSettings", env: type[CompiledEnv]) -> NetworkSpec
     )
 
 
-def parts_of(env: type[CompiledEnv]) -> tuple[Part, ...]:
+def parts_of(env: type[CompiledEnv]) -> tuple[InputPart, ...]:
     """How a network reads the observations of an environment."""
     layout = observation_layout(env.observation_space)
     if layout.is_plain:
         return ()
     return tuple(
-        Part(part.offset, part.dtype.str, part.size, part.categories) for part in layout.parts
+        InputPart(part.offset, part.dtype.str, part.size, part.categories) for part in layout.parts
     )
 
 

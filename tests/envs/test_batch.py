@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.envs import CompiledEnv, EnvError, Envs, Outcome, find_env, philox
+from rollout.envs.batch import env_bindings
 from rollout.envs.classic.cartpole import CartPole
 from rollout.envs.diagnostic.counting import Counting
 from rollout.envs.records import RecordsView
@@ -359,3 +360,23 @@ def test_disabled_numba_says_to_ask_for_plain_python():
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "EnvError: NUMBA_DISABLE_JIT is set" in result.stderr
+
+
+@pytest.mark.parametrize("names", ["draw", ("action", "draw"), ("draw", "params")])
+def test_draws_are_noticed_however_python_loads_them(monkeypatch, names):
+    """One instruction of Python 3.13 loads two variables."""
+    from types import SimpleNamespace
+
+    loads = [SimpleNamespace(argval=None), SimpleNamespace(argval=names)]
+    monkeypatch.setattr("dis.get_instructions", lambda function: loads)
+    assert env_bindings(CartPole, True)["STEP_DRAWS"]
+    loads[1].argval = ("action", "params")
+    assert not env_bindings(CartPole, True)["STEP_DRAWS"]
+
+
+def test_arrays_of_another_environment_are_refused():
+    envs = Envs(CartPole, 4, seed=0)
+    with pytest.raises(EnvError, match="stepped with Outcome"):
+        envs.step(np.zeros(4, np.int32), Outcome(Counting, 4))
+    with pytest.raises(EnvError, match=r"got actions int32 \[4, 1\], wanted int32 \[4\]"):
+        envs.step(np.zeros((4, 1), np.int32), Outcome(CartPole, 4))

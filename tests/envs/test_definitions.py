@@ -46,6 +46,10 @@ MISTAKES = [
     ({"observation_space": Discrete(3, start=1)}, "wanted a Discrete(n) that starts at 0"),
     ({"observation_space": MultiDiscrete([[2], [3]])}, "wanted one row of numbers"),
     ({"observation_space": Text(3)}, "wanted a Box, Discrete, MultiDiscrete, MultiBinary or Dict"),
+    (
+        {"observation_space": Dict(b=Box(0, 1, (3,), np.bool_))},
+        "use MultiBinary or a Box of np.uint8",
+    ),
     ({"observation_space": Dict({})}, "observation_space is Dict(), which holds nothing"),
     ({"observation_space": Dict({"a b": Discrete(2)})}, "observation_space['a b'] is not a name"),
     (

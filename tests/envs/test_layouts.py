@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.envs import CompiledEnv, Envs, Outcome, integers, uniform
-from rollout.envs.layouts import NUMBERS, action_layout, observation_layout
+from rollout.envs.layouts import NUMBERS, action_layout, observation_layout, observation_rows
 
 NAMES = st.sampled_from(["place", "goal", "inner", "seen", "x"])
 LEAVES = st.one_of(
-    st.builds(
+    st.builds(  # with bools only where there is no Dict around it
         lambda shape, dtype: Box(0, 1, tuple(shape), dtype.type),
         st.lists(st.integers(1, 3), min_size=1, max_size=3),
-        st.sampled_from(NUMBERS),
+        st.sampled_from(NUMBERS[1:]),
     ),
     st.builds(Discrete, st.integers(1, 5)),
     st.builds(MultiDiscrete, st.lists(st.integers(1, 4), min_size=1, max_size=3)),
@@ -155,3 +155,44 @@ def test_dict_observation_has_what_the_author_wrote_and_zeros_else(jit):
         assert mask[:, [0, 2, 3]].all()
         seen |= set(way.tolist())
     assert seen == {0, 1, 2, 3}
+
+
+def test_categories_keep_the_dtype_of_their_space():
+    assert observation_layout(Discrete(3, dtype=np.int32)).dtype == np.int32
+    assert observation_layout(MultiDiscrete([3, 4], dtype=np.int32)).dtype == np.int32
+
+
+SEEN = Dict(way=Discrete(4), place=Box(-1, 1, (2,), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "words"),
+    [
+        (Discrete(4), 7, "observation is 7, wanted integers from 0 to below 4"),
+        (Discrete(4), -1, "observation is -1, wanted integers from 0 to below 4"),
+        (SEEN, {"way": 4, "place": [0.0, 0.0]}, "way is 4, wanted integers"),
+        (SEEN, {"way": 1}, "has no 'place'"),
+        (
+            SEEN,
+            {"way": [1, 2], "place": [0.0, 0.0]},
+            r"place is float64 \[2\], wanted float32 \[2\]",
+        ),
+    ],
+)
+def test_observation_that_the_space_has_not_is_refused(space, observation, words):
+    with pytest.raises(ValueError, match=words):
+        observation_rows(space, observation)
+
+
+def test_observations_become_the_rows_that_compiled_code_writes():
+    rows, is_batch = observation_rows(SEEN, {"way": [1, 3], "place": [[0.5, 1.0], [0.0, -1.0]]})
+    record = observation_layout(SEEN).record
+    assert record is not None and is_batch
+    shown = rows.view(record)[:, 0]
+    assert shown["way"].tolist() == [1, 3]
+    assert shown["place"].tolist() == [[0.5, 1.0], [0.0, -1.0]]
+    single, is_batch = observation_rows(SEEN, {"way": 3, "place": [0.0, -1.0]})
+    assert not is_batch
+    np.testing.assert_array_equal(single, rows[1:])
+    none, is_batch = observation_rows(SEEN, {"way": np.zeros(0, int), "place": np.zeros((0, 2))})
+    assert none.shape == (0, 16) and is_batch

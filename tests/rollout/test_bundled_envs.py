@@ -9,9 +9,9 @@ from tests.rollout.saboteur import ACTOR, TEMPLATE, Saboteur, kills
 
 NUM_ENVS, LENGTH, UPDATES, EVERY = 10, 16, 80, 10
 STEPS = NUM_ENVS * LENGTH  # of one update
-RICH = [f"tests.rollout.rich_envs:{name}" for name in ("Choices", "OneChoice", "Quantities")]
+RICH = [f"tests.rollout.rich_envs:{name}" for name in ("Choices", "OneChoice", "Quantities", "Arm")]
 FAST = ("Pendulum-v1", "Breakout-MinAtar", RICH[0])
-ENVS = [*(env_id for env_id in BUNDLED if not env_id.endswith("-full")), *RICH]
+ENVS = [*BUNDLED, *RICH]
 
 
 def tables(env_id: str) -> dict:

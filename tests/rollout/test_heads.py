@@ -14,15 +14,14 @@ from rollout.envs import CompiledEnv, Envs, Outcome, philox
 from rollout.envs.layouts import action_layout, observation_layout
 from rollout.learners.network import LOG_STD, CategoricalHead, GaussianHead, NetworkSpec
 from rollout.learners.torch_network import TorchNetwork
-from rollout.learners.unroll import Unroll
 from rollout.shapes import head_of, make_schema, parts_of
 from rollout.shapes import make_network as network_for
-from tests.rollout.rich_envs import Choices, OneChoice, Quantities
+from tests.rollout.rich_envs import Arm, Choices, OneChoice, Quantities, Refuses
 
 N, T, SEED = 37, 24, 3
 
 
-ENVS = [Choices, OneChoice, Quantities]
+ENVS = [Arm, Choices, OneChoice, Quantities]
 each_env = pytest.mark.parametrize("env", ENVS)
 
 
@@ -127,12 +126,14 @@ def test_unroll_equals_its_slow_twin(env):
         clipped = unroll.action[t]
         if layout.low:
             clipped = np.clip(clipped, env.action_space.low, env.action_space.high)
-        envs.step(np.ascontiguousarray(clipped), outcome)
+        envs.step(clipped.copy(), outcome)
         for name in ("reward", "terminated", "truncated"):
             np.testing.assert_array_equal(getattr(unroll, name)[t], getattr(outcome, name))
         taken.append(clipped)
     flat = np.array(taken).reshape(T * N, -1)
-    if layout.low:
+    if env is Arm:
+        assert (flat.min(0) == -1).all() and (flat.max(0) == 1).all()
+    elif layout.low:
         assert (flat.min(0) == layout.low).all(), "both lower bounds were met"
         assert flat[:, 0].max() == np.float32(0.5)
         assert flat[:, 1].max() > 1.5, "no bound, no clipping"
@@ -154,7 +155,7 @@ def test_recorded_log_probs_and_values_agree_with_the_learners_network(env):
     with torch.no_grad():
         policy, value = network(observation, mask)
         log_prob = policy.log_prob(torch.from_numpy(unroll.action.copy()).flatten(0, 1))
-    np.testing.assert_allclose(unroll.behavior_log_prob.flatten(), log_prob, atol=1e-5)
+    np.testing.assert_allclose(unroll.behavior_log_prob.flatten(), log_prob, atol=3e-5)
     np.testing.assert_allclose(unroll.value[:T].flatten(), value, atol=1e-5)
 
 
@@ -162,7 +163,10 @@ def test_recorded_log_probs_and_values_agree_with_the_learners_network(env):
 def test_plain_python_acts_alike(env):
     compiled, _ = act(env, num_envs=3)
     plain, _ = act(env, jit=False, num_envs=3)
-    for name in ("observation", "action_mask", "terminated", "truncated", "episode_length"):
+    exact = ["action_mask", "terminated", "truncated", "episode_length"]
+    if env is not Arm:  # which shows a last digit of what its quantities were
+        exact.append("observation")
+    for name in exact:
         np.testing.assert_array_equal(getattr(compiled, name), getattr(plain, name))
     np.testing.assert_allclose(compiled.action, plain.action, atol=1e-5)
     np.testing.assert_allclose(compiled.behavior_log_prob, plain.behavior_log_prob, atol=1e-5)
@@ -241,5 +245,25 @@ def test_every_choice_of_an_unroll_is_looked_at():
 def test_quantities_may_be_anything():
     unroll, _ = act(Quantities)
     unroll.action[:] = np.nan
-    assert isinstance(unroll, Unroll)
     assert unroll.is_sound(())
+
+
+@pytest.mark.parametrize(("in_mask", "step", "t"), [(True, 2, 2), (True, 0, 0), (False, 0, 0)])
+def test_what_fails_before_a_step_is_of_that_environment(in_mask, step, t):
+    """A mask that allows nothing, or an `observe` that fails as an unroll begins."""
+    params = {"env": 3, "step": step, "in_mask": in_mask}
+    network = make_network(Refuses)
+    envs = Envs(Refuses, N, SEED, params=params)
+    actor = UnrollActor(envs, network, make_schema(Refuses, T, True))
+    error = "allows no action" if in_mask else "nothing to see"
+    with pytest.raises(ValueError, match=error):
+        actor.act(weights_for(network))
+    assert divmod(int(actor.position[0]), T) == (3, t)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_single_rows_of_records_are_read_too(rows):
+    spec = make_network(Arm)
+    observation = Envs(Arm, rows, SEED).observation()
+    inputs = TorchNetwork(spec, weights_for(spec)).inputs(torch.from_numpy(observation))
+    np.testing.assert_array_equal(inputs.numpy(), inputs_of(Arm, observation))
