@@ -1,13 +1,11 @@
 """`rollout check-env`: whether an environment does all that the fleet relies on."""
 
-import contextlib
 import io
 import json
-import signal
 import sys
 import time
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,8 +49,7 @@ def check_env(
     differently, from a snapshot and in plain Python, ends its episodes, and how fast it is. What is
     wrong is named with its file and line, and the environment, episode and step.
 
-    Exit status: 0 if no check fails, 1 if one does, 2 if there is no such environment or param, 130
-    after Ctrl-C.
+    Exit status: 0 if no check fails, 1 if one does, 2 if there is no such environment or param.
 
     \b
     Example:
@@ -65,15 +62,8 @@ def check_env(
     definition = find_env(env)
     chosen = dict(map(_parsed, params or ()))
     began = time.monotonic()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # to give the cursor back
-    try:
-        with contextlib.nullcontext() if as_json else _View() as view:
-            tell = view.tell if view else lambda _: None
-            report = check(definition, chosen, seed=seed, num_steps=steps, on_progress=tell)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGINT, before)
+    tell = (lambda _: None) if as_json else _View().tell
+    report = check(definition, chosen, seed=seed, num_steps=steps, on_progress=tell)
     if as_json:
         typer.echo(json.dumps({"env": env} | report.as_dict(), indent=2))
     else:
@@ -106,24 +96,21 @@ class _View:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a terminal may lack the marks
         self._console = Console(highlight=False)
-        self._status = self._console.status("")
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
+        self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
 
     def tell(self, found: "str | Check") -> None:
-        if isinstance(found, str):
-            self._status.update(found.replace("_", " "))
-            return
-        mark, name = MARKS[found.status], found.name.replace("_", " ")
+        if self._is_live:
+            typer.echo("\r\x1b[2K", nl=False)  # away with what was under way
+        if not isinstance(found, str):
+            self._show(found)
+        elif self._is_live:
+            typer.echo(f"… {found.replace('_', ' ')}", nl=False)
+
+    def _show(self, check: "Check") -> None:
+        mark, name = MARKS[check.status], check.name.replace("_", " ")
         if not self._console.is_terminal:  # whoever reads it wants whole lines
             indent = "\n" + " " * (NAME_WIDTH + 3)
-            typer.echo(f"{mark} {name:{NAME_WIDTH}} {found.finding}".replace("\n", indent))
+            typer.echo(f"{mark} {name:{NAME_WIDTH}} {check.finding}".replace("\n", indent))
             return
         from rich.table import Table
         from rich.text import Text
@@ -132,6 +119,6 @@ class _View:
         row.add_column(width=1)
         row.add_column(width=NAME_WIDTH)
         row.add_column(overflow="fold")
-        dim = "dim" if found.status == "not applicable" else ""
-        row.add_row(Text(mark, COLORS[found.status]), Text(name, dim), Text(found.finding, dim))
+        dim = "dim" if check.status == "not applicable" else ""
+        row.add_row(Text(mark, COLORS[check.status]), Text(name, dim), Text(check.finding, dim))
         self._console.print(row)
