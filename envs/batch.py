@@ -282,7 +282,7 @@ def _load_env_kernels(env: type[CompiledEnv], jit: bool, checked: bool) -> Any:
     )
     if not checked:
         return loaded
-    from rollout.envs.checked import CheckedKernels
+    from rollout.envs.checks.checked import CheckedKernels
 
     return CheckedKernels(env, loaded)
 

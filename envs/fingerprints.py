@@ -22,7 +22,7 @@ from numba.core.dispatcher import Dispatcher
 
 KIT = (
     "batch_kernel.py",
-    "checked_copies.py",
+    "checks/checked_copies.py",
     "kernels.py",
     "philox.py",
     "philox_compiled.py",

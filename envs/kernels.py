@@ -32,9 +32,9 @@ from numba.core import config as numba_config
 from numba.extending import overload, register_jitable
 
 from rollout.envs import philox_compiled  # noqa: F401  (gives philox.py its compiled bodies)
-from rollout.envs.authored import AuthoredFunction, is_of_kit
-from rollout.envs.checked_copies import CheckedCopies
-from rollout.envs.compile_errors import compile_authored
+from rollout.envs.authoring.authored import AuthoredFunction, is_of_kit
+from rollout.envs.authoring.compile_errors import compile_authored
+from rollout.envs.checks.checked_copies import CheckedCopies
 from rollout.envs.errors import EnvError
 from rollout.envs.fingerprints import Uncached, fingerprint, named_in
 from rollout.envs.records import records

@@ -12,7 +12,7 @@ import typer
 from rollout.commands.arguments import AsJson
 
 if TYPE_CHECKING:
-    from rollout.envs.check_report import Check, CheckReport
+    from rollout.envs.checks.check_report import Check, CheckReport
 
 MARKS = {"passed": "✓", "failed": "✗", "warning": "!", "not applicable": "–"}
 COLORS = {"passed": "green", "failed": "bold red", "warning": "yellow", "not applicable": "dim"}
@@ -56,7 +56,7 @@ def check_env(
       rollout check-env CartPole-v1
       rollout check-env walk:Walk wind=0.1
     """
-    from rollout.envs.check_env import check_env as check
+    from rollout.envs.checks.check_env import check_env as check
     from rollout.envs.registry import find_env
 
     definition = find_env(env)

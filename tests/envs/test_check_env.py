@@ -14,13 +14,12 @@ from rollout.envs import (
     Envs,
     VectorEnv,
     check_env,
-    env_checks,
-    equality_checks,
 )
-from rollout.envs.all_checks import CHECKS
-from rollout.envs.check_report import Check, Status, run_checks
+from rollout.envs.checks import env_checks, equality_checks
+from rollout.envs.checks.all_checks import CHECKS
+from rollout.envs.checks.check_report import Check, Status, run_checks
+from rollout.envs.checks.trial import Trial
 from rollout.envs.diagnostic.counting import Counting
-from rollout.envs.trial import Trial
 from tests.envs import broken_envs as broken
 from tests.envs.broken_envs import Broken, Good
 

@@ -10,8 +10,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from rollout.envs import VectorEnv, check_vector_env
-from rollout.envs.check_report import Status
-from rollout.envs.nested_arrays import misfit
+from rollout.envs.checks.check_report import Status
+from rollout.envs.checks.nested_arrays import misfit
 from tests.envs.broken_envs import Broken
 from tests.envs.line import Line
 

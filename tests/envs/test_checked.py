@@ -7,8 +7,8 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from rollout.envs import CompiledEnv, EnvError, Envs, Outcome, uniform
+from rollout.envs.checks.random_play import RandomActions
 from rollout.envs.diagnostic.counting import Counting
-from rollout.envs.random_play import RandomActions
 from tests.envs import wrong_helpers
 from tests.envs.nasty import Nasty
 from tests.envs.wrong_helpers import decorated, make_writer

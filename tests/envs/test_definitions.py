@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
@@ -27,6 +29,8 @@ def define(**changes) -> type[CompiledEnv]:
 
 
 # what is wrong → words of the message
+BOOL: Any = np.bool_  # Gymnasium takes it, its annotations do not
+
 MISTAKES = [
     ({"state": MISSING}, "state is None, wanted a structured dtype"),
     ({"state": np.dtype("f8")}, "state is dtype('float64'), wanted a structured dtype"),
@@ -44,10 +48,10 @@ MISTAKES = [
     ({"params": 3}, "params is 3, wanted a dictionary"),
     ({"observation_space": MISSING}, "observation_space is None, wanted a Box"),
     ({"observation_space": Discrete(3, start=1)}, "wanted a Discrete(n) that starts at 0"),
-    ({"observation_space": MultiDiscrete([[2], [3]])}, "wanted one row of numbers"),
+    ({"observation_space": MultiDiscrete(np.array([[2], [3]]))}, "wanted one row of numbers"),
     ({"observation_space": Text(3)}, "wanted a Box, Discrete, MultiDiscrete, MultiBinary or Dict"),
     (
-        {"observation_space": Dict(b=Box(0, 1, (3,), np.bool_))},
+        {"observation_space": Dict(b=Box(0, 1, (3,), BOOL))},
         "use MultiBinary or a Box of np.uint8",
     ),
     ({"observation_space": Dict({})}, "observation_space is Dict(), which holds nothing"),
@@ -62,7 +66,7 @@ MISTAKES = [
     ({"action_space": MISSING}, "action_space is None, wanted Discrete(n)"),
     ({"action_space": Box(0, 1, (2, 2))}, "wanted a Box of shape (n,) and float32"),
     ({"action_space": Box(0, 1, (2,), np.float64)}, "wanted a Box of shape (n,) and float32"),
-    ({"action_space": MultiDiscrete([[2], [2]])}, "wanted MultiDiscrete([n, …])"),
+    ({"action_space": MultiDiscrete(np.array([[2], [2]]))}, "wanted MultiDiscrete([n, …])"),
     ({"action_space": MultiBinary(2)}, "wanted Discrete(n), MultiDiscrete([n, …]) or a Box"),
     ({"action_space": Discrete(2, start=1)}, "wanted Discrete(n) that starts at 0"),
     ({"max_episode_steps": 0}, "max_episode_steps=0, wanted a positive integer or None"),

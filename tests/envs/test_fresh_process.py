@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rollout.envs.fresh_process import ProcessFailed, end_with, in_fresh_process
+from rollout.envs.checks.fresh_process import ProcessFailed, end_with, in_fresh_process
 
 
 def count(stop: int) -> Iterator[int]:

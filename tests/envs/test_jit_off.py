@@ -7,8 +7,8 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from rollout.envs import BUNDLED, CompiledEnv, Envs, Outcome, find_env, uniform
+from rollout.envs.checks.random_play import RandomActions
 from rollout.envs.diagnostic.slow import Slow
-from rollout.envs.random_play import RandomActions
 from rollout.envs.records import ArrayView, RecordsView, RecordView, Short, Single, Unsigned
 from tests.envs.nasty import Nasty, Pixels
 

@@ -5,8 +5,8 @@ import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from rollout.envs import Envs
+from rollout.envs.checks.random_play import Player, RandomActions, compare
 from rollout.envs.diagnostic.counting import Counting
-from rollout.envs.random_play import Player, RandomActions, compare
 from tests.envs.broken_envs import Broken
 
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from rollout.envs.stable_baselines3 import StableBaselines3VecEnv
+from rollout.envs.interfaces.stable_baselines3 import StableBaselines3VecEnv
 
 ENVS = [CartPole, Counting, Pixels, Tiles, Sliders]
 each_env = pytest.mark.parametrize("env", ENVS, ids=lambda env: env.__name__)

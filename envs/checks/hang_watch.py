@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from rollout.envs.checks.explanations import Moment
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.explanations import Moment
 
 LOOK_S = 1.0  # how long plain Python runs before we look where it is
 

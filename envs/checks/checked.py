@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from rollout.envs.author_lines import Traced
+from rollout.envs.authoring.author_lines import Traced
 from rollout.envs.batch import record_dtype
+from rollout.envs.checks.elements import Outside, outside
+from rollout.envs.checks.explanations import Moment
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.elements import Outside, outside
 from rollout.envs.errors import EnvError
-from rollout.envs.explanations import Moment
 from rollout.envs.layouts import action_layout
 
 

@@ -38,8 +38,8 @@ def register(env_id: str, env: type[CompiledEnv]) -> None:
 def _register(env_id: str, env: type[CompiledEnv] | str, max_episode_steps: int | None) -> None:
     gymnasium.register(
         env_id,
-        entry_point="rollout.envs.single_env:UnlimitedEnv",
-        vector_entry_point="rollout.envs.vector_env:VectorEnv",
+        entry_point="rollout.envs.interfaces.single_env:UnlimitedEnv",
+        vector_entry_point="rollout.envs.interfaces.vector_env:VectorEnv",
         max_episode_steps=max_episode_steps,  # the wrapper TimeLimit counts, or our VectorEnv
         kwargs={"env": env},
     )

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from rollout.envs.check_report import Check, CheckReport, Status, failed, not_applicable
+from rollout.envs.checks.check_report import Check, CheckReport, Status, failed, not_applicable
+from rollout.envs.checks.fresh_process import ProcessFailed, in_fresh_process
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
-from rollout.envs.fresh_process import ProcessFailed, in_fresh_process
 from rollout.envs.registry import find_env
 
 SILENCE_S = 600.0  # no check takes as long, unless Numba has very much to compile
@@ -72,6 +72,6 @@ def check_env(
 
 def _checks(*arguments: Any) -> Iterator[Any]:
     """In the process."""
-    from rollout.envs.all_checks import names_and_checks
+    from rollout.envs.checks.all_checks import names_and_checks
 
     yield from names_and_checks(*arguments)

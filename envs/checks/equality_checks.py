@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from rollout.envs.author_lines import AuthorLines
+from rollout.envs.authoring.author_lines import AuthorLines
 from rollout.envs.batch import Envs, record_dtype
-from rollout.envs.check_report import Result, failed, not_applicable, passed, warning
-from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.explanations import described
-from rollout.envs.fresh_process import ProcessFailed, in_fresh_process
-from rollout.envs.random_play import (
+from rollout.envs.checks.check_report import Result, failed, not_applicable, passed, warning
+from rollout.envs.checks.explanations import described
+from rollout.envs.checks.fresh_process import ProcessFailed, in_fresh_process
+from rollout.envs.checks.random_play import (
     Player,
     compare,
     differences_of,
     place,
     record_differences,
 )
-from rollout.envs.trial import HIDDEN, LIMIT_S, NUM_ENVS, Trial, counted
+from rollout.envs.checks.trial import HIDDEN, LIMIT_S, NUM_ENVS, Trial, counted
+from rollout.envs.compiled_env import CompiledEnv
 
 SPLIT = (3, 1, 4)  # NUM_ENVS environments, over several `Envs`
 PROCESS_STEPS, PROCESS_BYTES = 50, 2**22  # of what another process sends back

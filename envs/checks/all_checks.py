@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rollout.envs.check_report import Check, Step, failed, run_checks
-from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.env_checks import (
+from rollout.envs.checks.check_report import Check, Step, failed, run_checks
+from rollout.envs.checks.env_checks import (
     check_action_mask,
     check_autoreset,
     check_compiles,
@@ -18,16 +17,17 @@ from rollout.envs.env_checks import (
     check_seeding,
     check_speed,
 )
-from rollout.envs.equality_checks import (
+from rollout.envs.checks.equality_checks import (
     check_buffers,
     check_determinism,
     check_partition,
     check_plain_python,
     check_snapshot,
 )
-from rollout.envs.fresh_process import end_with
-from rollout.envs.hang_watch import HangWatch
-from rollout.envs.trial import Trial
+from rollout.envs.checks.fresh_process import end_with
+from rollout.envs.checks.hang_watch import HangWatch
+from rollout.envs.checks.trial import Trial
+from rollout.envs.compiled_env import CompiledEnv
 
 # What may write outside its arrays, or never return, is found in checked mode, and nothing else is
 # tried then: unchecked, it could crash.

@@ -14,7 +14,7 @@ from typing import Any
 import numba
 from numba.core.dispatcher import Dispatcher
 
-from rollout.envs.authored import is_of_kit
+from rollout.envs.authoring.authored import is_of_kit
 from rollout.envs.fingerprints import LIBRARIES
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}

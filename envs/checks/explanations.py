@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from rollout.envs.author_lines import AuthorLines, Line, Traced
+from rollout.envs.authoring.author_lines import AuthorLines, Line, Traced
 from rollout.envs.batch import load_env_kernels, record_dtype
+from rollout.envs.checks.elements import Outside, not_finite, observation_leaves
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.elements import Outside, not_finite, observation_leaves
 from rollout.envs.layouts import observation_layout
 from rollout.envs.records import records
 

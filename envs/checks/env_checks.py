@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from rollout.envs.author_lines import AuthorLines
+from rollout.envs.authoring.author_lines import AuthorLines
 from rollout.envs.batch import Envs, load_env_kernels, record_dtype
-from rollout.envs.check_report import Result, failed, not_applicable, passed, warning
-from rollout.envs.check_vector_env import check_vector_env
-from rollout.envs.checked import Kind
-from rollout.envs.checked_run import CheckedRun
+from rollout.envs.checks.check_report import Result, failed, not_applicable, passed, warning
+from rollout.envs.checks.check_vector_env import check_vector_env
+from rollout.envs.checks.checked import Kind
+from rollout.envs.checks.checked_run import CheckedRun
+from rollout.envs.checks.explanations import described
+from rollout.envs.checks.trial import HIDDEN, LIMIT_S, NUM_ENVS, Trial, counted
 from rollout.envs.compiled_env import SIGNATURES
 from rollout.envs.errors import EnvError
-from rollout.envs.explanations import described
-from rollout.envs.trial import HIDDEN, LIMIT_S, NUM_ENVS, Trial, counted
-from rollout.envs.vector_env import VectorEnv
+from rollout.envs.interfaces.vector_env import VectorEnv
 
 NUM_BEGINNINGS = 256  # first states that are compared
 NUM_PLAYING = 64  # environments that play until they end

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rollout.envs.batch import Envs
-from rollout.envs.checked_run import CheckedRun
+from rollout.envs.checks.checked_run import CheckedRun
+from rollout.envs.checks.hang_watch import HangWatch
+from rollout.envs.checks.random_play import Player
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.hang_watch import HangWatch
-from rollout.envs.random_play import Player
 
 NUM_ENVS = 8
 LIMIT_S = 5.0  # a check is content with fewer steps by then: simulators may be slow

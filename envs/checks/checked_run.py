@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from rollout.envs.batch import Envs, Outcome
-from rollout.envs.checked import Faulty, Kind
+from rollout.envs.checks.checked import Faulty, Kind
+from rollout.envs.checks.elements import differences, leaves
+from rollout.envs.checks.hang_watch import HangWatch
+from rollout.envs.checks.random_play import RandomActions, place, record_differences
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.elements import differences, leaves
-from rollout.envs.hang_watch import HangWatch
 from rollout.envs.layouts import action_layout
-from rollout.envs.random_play import RandomActions, place, record_differences
 
 NUM_LOOKS = 50  # steps of which it is seen whether `observe` and `action_mask` only look
 

@@ -15,7 +15,7 @@ import numpy as np
 from numba.core import ir
 from numba.core.types import Number, Record
 
-from rollout.envs.authored import (
+from rollout.envs.authoring.authored import (
     AuthoredFunction,
     Place,
     is_array,
@@ -26,7 +26,7 @@ from rollout.envs.authored import (
     resolved,
     root_of,
 )
-from rollout.envs.cures import ANY_DRAW, DRAWS, NO_TEXT, ONE_TRUTH, PRINT, WRITE_INTO
+from rollout.envs.authoring.cures import ANY_DRAW, DRAWS, NO_TEXT, ONE_TRUTH, PRINT, WRITE_INTO
 
 REFUSED = "is refused"
 Refusal = tuple[str, str] | None  # reason and cure

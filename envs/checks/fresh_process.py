@@ -22,7 +22,7 @@ from rollout.envs.compiled_env import CompiledEnv
 PROGRAM = """\
 import json, sys
 sys.path[:] = json.loads(sys.stdin.buffer.readline())
-from rollout.envs.fresh_process import serve
+from rollout.envs.checks.fresh_process import serve
 serve()
 """
 STDERR = 2  # where it prints to: what it says must not mix with what a command of ours prints

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rollout.envs.authored import reached_from
+from rollout.envs.authoring.authored import reached_from
 from rollout.envs.compiled_env import SIGNATURES, CompiledEnv
 
 MAX_TRACED_LINES = 20_000  # a heavy simulator's step has more than one wants to wait for

@@ -26,11 +26,17 @@ from numba.core.types import (
     unliteral,
 )
 
-from rollout.envs.authored import AuthoredFunction, Place, is_array, nodes_of, reached_from
-from rollout.envs.cures import ONE_TRUTH, RETURN, TWO_VALUES, cure_of_syntax, known_cure
-from rollout.envs.cures_in_context import cure_in_context, use_of_field
+from rollout.envs.authoring.authored import (
+    AuthoredFunction,
+    Place,
+    is_array,
+    nodes_of,
+    reached_from,
+)
+from rollout.envs.authoring.cures import ONE_TRUTH, RETURN, TWO_VALUES, cure_of_syntax, known_cure
+from rollout.envs.authoring.cures_in_context import cure_in_context, use_of_field
+from rollout.envs.authoring.pitfalls import check_source, check_types
 from rollout.envs.errors import EnvError
-from rollout.envs.pitfalls import check_source, check_types
 
 MESSAGE_LENGTH = 200  # characters; Numba writes out whole records
 

@@ -8,8 +8,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.observation_batch import one_row
-from rollout.envs.vector_env import NO_LIMIT, VectorEnv
+from rollout.envs.interfaces.observation_batch import one_row
+from rollout.envs.interfaces.vector_env import NO_LIMIT, VectorEnv
 
 
 class SingleEnv(gymnasium.Env):

@@ -11,7 +11,7 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
-from rollout.envs.nested_arrays import kind_of
+from rollout.envs.checks.nested_arrays import kind_of
 
 LIMIT_S = 10.0  # a check is content with fewer steps by then
 

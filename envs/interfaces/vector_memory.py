@@ -9,8 +9,8 @@ from gymnasium.vector import AutoresetMode
 
 from rollout.envs.batch import env_bindings, load_env_kernels
 from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.interfaces.observation_batch import ObservationBatch
 from rollout.envs.layouts import action_layout
-from rollout.envs.observation_batch import ObservationBatch
 
 TEMPLATE = Path(__file__).parent / "vector_kernel.py"
 MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from numba.core.types import Array, Boolean, Number, Record
 
-from rollout.envs.authored import (
+from rollout.envs.authoring.authored import (
     AuthoredFunction,
     Place,
     is_of_kit,
@@ -22,7 +22,7 @@ from rollout.envs.authored import (
     nodes_of,
     resolved,
 )
-from rollout.envs.cures import ANY_DRAW, KIT_CALLS, ONE_TYPE, RETURN, TWO_VALUES
+from rollout.envs.authoring.cures import ANY_DRAW, KIT_CALLS, ONE_TYPE, RETURN, TWO_VALUES
 
 Explained = tuple[str, str] | None
 

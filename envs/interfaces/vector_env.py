@@ -16,10 +16,8 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from rollout.envs.batch import Envs
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
-from rollout.envs.layouts import action_layout
-from rollout.envs.observation_batch import first_rows, one_row
-from rollout.envs.registry import find_env
-from rollout.envs.vector_memory import (
+from rollout.envs.interfaces.observation_batch import first_rows, one_row
+from rollout.envs.interfaces.vector_memory import (
     BEGAN,
     LENGTH,
     MODES,
@@ -28,6 +26,8 @@ from rollout.envs.vector_memory import (
     Memory,
     load_vector_kernels,
 )
+from rollout.envs.layouts import action_layout
+from rollout.envs.registry import find_env
 
 NO_LIMIT = -1  # what `gymnasium.make` calls it
 

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.spaces import Space
 
 from rollout.envs.batch import Envs, Outcome
-from rollout.envs.elements import Difference, Leaf, differences, leaves, observation_leaves
+from rollout.envs.checks.elements import Difference, Leaf, differences, leaves, observation_leaves
 from rollout.envs.layouts import action_layout
 
 

@@ -11,7 +11,7 @@ from gymnasium.spaces import Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rollout.envs.check_report import (
+from rollout.envs.checks.check_report import (
     Check,
     CheckReport,
     Result,
@@ -22,8 +22,8 @@ from rollout.envs.check_report import (
     run_checks,
     warning,
 )
-from rollout.envs.nested_arrays import are_alike, difference, have_one_form, kind_of, misfit
-from rollout.envs.vector_trial import Taken, VectorTrial
+from rollout.envs.checks.nested_arrays import are_alike, difference, have_one_form, kind_of, misfit
+from rollout.envs.checks.vector_trial import Taken, VectorTrial
 
 FEW = 4  # environments, or endings, that do not all look alike by chance
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
-from rollout.envs.vector_env import VectorEnv
+from rollout.envs.interfaces.vector_env import VectorEnv
 
 
 class StableBaselines3VecEnv(VecEnv):

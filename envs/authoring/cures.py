@@ -8,7 +8,7 @@ import ast
 import re
 from dataclasses import dataclass, replace
 
-from rollout.envs.authored import Place
+from rollout.envs.authoring.authored import Place
 
 KIT_CALLS = ("uniform", "integers", "normal")
 # Functions of Python's and NumPy's that draw → what to call instead

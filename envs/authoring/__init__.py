@@ -1,0 +1,1 @@
+"""What authors get wrong, found and said in their terms."""

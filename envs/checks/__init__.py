@@ -1,0 +1,1 @@
+"""Certifying environments: check_env, check_vector_env, and the checked mode."""

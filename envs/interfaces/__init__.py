@@ -1,0 +1,1 @@
+"""Compiled environments behind the interfaces of other libraries."""
