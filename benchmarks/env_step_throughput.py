@@ -167,9 +167,9 @@ def _best_envpool() -> tuple[Callable[[], object], float] | None:
 
 
 def check_against_minatar(env_id: str, game: str) -> None:
-    """Random play earns as much per step, and ends as often, as in the package.
+    """Random play earns about as much per step, and ends about as often, as in the package.
 
-    (Equality, transition by transition, is shown in tests/envs/test_minatar_*.py.)
+    A smoke test: equality, transition by transition, is shown in tests/envs/test_minatar_*.py.
     """
     from minatar import Environment
 

@@ -32,6 +32,8 @@ def envs(
         return
     found = [_as_dict(env_id, find_env(env_id)) for env_id in BUNDLED]
     if as_json:
+        for about in found:
+            del about["inputs"]  # hundreds of names
         typer.echo(json.dumps(found, indent=2))
         return
     width = max(len(about["id"]) for about in found)
@@ -41,11 +43,12 @@ def envs(
 
 def _details(about: dict[str, Any]) -> str:
     params = ", ".join(f"{name} = {json.dumps(v)}" for name, v in about["params"].items())
-    limit = about["max_episode_steps"]
+    limit, inputs = about["max_episode_steps"], about["inputs"]
     return "\n".join(
         [
             f"{about['id']}  {about['description']}",
             f"  observation  {about['observation_space']}",
+            f"  network      reads {len(inputs):,} numbers, {_few(inputs)}",
             f"  action       {about['action_space']}",
             f"  params       {params or 'none'}",
             f"  time limit   {f'{limit:,} steps' if limit else 'none'}",
@@ -54,11 +57,18 @@ def _details(about: dict[str, Any]) -> str:
     )
 
 
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 12 else ", ".join([*names[:3], "…", names[-1]])
+
+
 def _as_dict(env_id: str, env: Any) -> dict[str, Any]:
+    from rollout.envs.layouts import observation_layout
+
     return {
         "id": env_id,
         "description": (env.__doc__ or "").strip().partition("\n")[0],
         "observation_space": _space(env.observation_space),
+        "inputs": observation_layout(env.observation_space).names(),
         "action_space": _space(env.action_space),
         "params": dict(env.params),
         "max_episode_steps": env.max_episode_steps,

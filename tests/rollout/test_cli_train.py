@@ -195,4 +195,5 @@ def test_envs_as_json_is_one_list(capsys):
     assert run_main("envs", "tests.rollout.rich_envs:Choices", "--json") == 0
     about = json.loads(capsys.readouterr().out)
     assert about["action_space"] == "MultiDiscrete([2 3])" and not about["has_video"]
+    assert about["inputs"][3:6] == ["way=3", "place[0]", "place[1]"]
     assert run_main("envs", "CartPole") == 2

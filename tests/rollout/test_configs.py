@@ -12,7 +12,7 @@ from rollout.experiment import Experiment, load_experiment
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
-# Steps to train for here, and how much of the way from random play to `good` they must go.
+# Steps to train for here, and the mean return that they must reach.
 LEARNING = {
     "acrobot_ppo": (300_000, -100.0),
     "breakout_minatar_ppo": (500_000, 5.0),
