@@ -198,16 +198,14 @@ class Differing(Good):
         return state.x, False
 
 
-@numba.njit
-def fall(n):
-    return 1.0 if n < 0 else fall(n + 1) - fall(n + 2)
-
-
 class Crashes(Good):
-    """Takes its process with it."""
+    """Writes where no check of indices sees it, and takes its process with it."""
+
+    state = np.dtype([("t", "i8"), ("x", "f8"), ("board", "i8", (3,))])
 
     def step(state, params, action, draw):
         state.t += 1
         if state.t == 5:
-            state.x += fall(0)
+            far = np.lib.stride_tricks.as_strided(state.board, (2**40,), (2**20,))
+            far[2**39] = 1
         return state.x, False
