@@ -7,6 +7,7 @@ import zmq
 
 from rollout.plan import HostPlan
 from rollout.wire import (
+    REFUSED,
     REPLY_BYTES,
     ActorTimes,
     Answer,
@@ -160,7 +161,10 @@ class Outbox:
             raise Refused("the answer came from another run's learner")
         if reply.answer == Answer.REFUSED:
             verdict = Verdict(reply.number).name.lower().replace("_", " ")
-            raise Refused(f"the learner refused this actor's message: {verdict}")
+            hint = ""
+            if reply.number == Verdict.MALFORMED:  # our own code sends none, whole memory given
+                hint = "; does its environment write outside its arrays? `rollout check-env` shows"
+            raise Refused(f"{REFUSED}: {verdict}{hint}")
         if reply.answer == Answer.ACKNOWLEDGED:  # of this unroll, and of all before it
             self._acknowledged = max(self._acknowledged, reply.number + 1)
         return reply, frames[1] if len(frames) > 1 else b""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from rollout.control import ActorEnded
+from rollout.wire import REFUSED
 
 MOST_FAILURES = 6  # in a row, without an unroll in between; then it is given up
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 10.0
@@ -66,11 +67,12 @@ class Lives:
     def end(self, produced: int, error: str) -> float | None:
         """A life has ended; returns seconds until the next one, None if there is to be none.
 
-        produced: unrolls of all lives so far.
+        produced: unrolls of all lives so far. One that the learner refused is none.
         """
         if self.is_over:
             return None
-        if produced > self._produced or self._failures == 0:
+        is_better = produced > self._produced and REFUSED not in error
+        if is_better or self._failures == 0:
             self._failures = 0
             self.first_error = error
         self._produced = produced

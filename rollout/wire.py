@@ -38,6 +38,9 @@ class Answer(IntEnum):
     REFUSED = 3
 
 
+REFUSED = "the learner refused this actor's message"  # how such an actor's error begins
+
+
 class Verdict(IntEnum):
     """What is done with a message. Only ACCEPTED changes anything."""
 

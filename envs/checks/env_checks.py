@@ -208,7 +208,10 @@ def check_autoreset(trial: Trial) -> Result:
             seed=trial.seed,
             num_steps=min(trial.num_steps, 5 * SHORT_EPISODE),
         )
-        problems += [f"{mode.name}, {check.name}: {check.finding}" for check in report.failures]
+        problems += [
+            check.finding if check.name == "autoreset" else f"{mode.name}, {check.finding}"
+            for check in report.failures
+        ]
     if problems:
         return failed("; ".join(problems))
     return passed(", ".join(mode.name for mode in AutoresetMode))

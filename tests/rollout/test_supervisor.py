@@ -20,6 +20,7 @@ from rollout.supervisor import (
     Supervisor,
     how_ended,
 )
+from rollout.wire import REFUSED
 
 SECOND = 1_000_000_000
 START_NS = 5_000 * SECOND  # the clock counts from the boot
@@ -35,6 +36,15 @@ def fail(lives: Lives, times: int, produced: int = 0) -> list[float | None]:
 
 def test_first_failure_is_forgiven_at_once():
     assert make_lives().end(0, "x") == 0.0
+
+
+def test_unrolls_that_the_learner_refuses_are_no_progress():
+    lives, error = make_lives(), f"Refused: {REFUSED}: malformed"
+    delays = [lives.end(produced, error) for produced in range(1, MOST_FAILURES + 1)]
+    assert delays[0] == 0.0
+    assert delays[-1] is None, "given up"
+    others = make_lives()
+    assert [others.end(produced, "x") for produced in range(1, 20)] == [0.0] * 19
 
 
 def test_failures_in_a_row_wait_twice_as_long_each_time_more_or_less():
