@@ -4,16 +4,20 @@ Each episode has an environment of its own and is its first one. Counting all ep
 within some number of steps would favour short ones: an environment ends more of those.
 """
 
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rollout.envs.errors import EnvError
 from rollout.errors import OperatorError
 from rollout.policy import Policy, evaluation_seed
+
+if TYPE_CHECKING:
+    from rollout.envs.batch import Envs
 
 CHUNK = 256  # environments played at once
 UNROLL_LENGTH = 128
@@ -159,8 +163,33 @@ def write_video(policy: Policy, file: Path, number: int = 0) -> int:
 
 def _frames(policy: Policy, seed: int) -> Iterator[np.ndarray]:
     actor = _make_actor(policy, 0, 1, 1, seed)
+    shape: tuple[int, ...] | None = None
     for _ in range(MAX_FRAMES):
-        yield actor.envs.render(0)
+        frame = _frame(actor.envs)
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise EnvError(f"{policy.experiment.env.id}: render gave {shape}, then {frame.shape}")
+        yield frame
         actor.act(policy.parameters, greedy=True)
         if actor.buffer.num_episodes:
             return
+
+
+def _frame(envs: "Envs") -> np.ndarray:
+    """What the author's `render` gives; raises EnvError if that is no picture."""
+    name = envs.env.__qualname__
+    try:
+        frame = envs.render(0)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise EnvError(
+            f"environment {name}: render fails at {last.filename}:{last.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    is_array = isinstance(frame, np.ndarray)
+    if not (is_array and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
+        found = f"{frame.dtype} {list(frame.shape)}" if is_array else type(frame).__name__
+        raise EnvError(
+            f"environment {name}: render returns {found}, wanted uint8 [height, width, 3]"
+        )
+    return frame

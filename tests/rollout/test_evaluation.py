@@ -152,6 +152,30 @@ def test_interval_of_many_values_is_made_in_parts(monkeypatch):
     assert abs(low) < 0.01 and abs(high) < 0.01
 
 
+@pytest.mark.parametrize(
+    ("render", "words"),
+    [
+        (
+            lambda state, params: 1 / 0,
+            r"render fails at .*test_evaluation.py:\d+: ZeroDiv",
+        ),
+        (
+            lambda state, params: np.zeros((4, 4)),
+            r"returns float64 \[4, 4\], wanted uint8",
+        ),
+        (lambda state, params: "x", "returns str, wanted uint8"),
+        (
+            lambda state, params: np.zeros((int(1000 * abs(state.x)) + 1, 2, 3), np.uint8),
+            r"render gave \(\d+, 2, 3\), then \(\d+, 2, 3\)",
+        ),
+    ],
+)
+def test_what_is_no_picture_is_refused(policy, monkeypatch, tmp_path, render, words):
+    monkeypatch.setattr(policy.env, "render", render)
+    with pytest.raises(EnvError, match=words):
+        write_video(policy, tmp_path / "out.gif")
+
+
 def test_video_has_a_frame_for_what_is_seen_at_each_step(policy, tmp_path):
     file = tmp_path / "out.gif"
     num_steps = write_video(policy, file)
@@ -226,9 +250,9 @@ def test_bad_arguments_are_refused_before_anything_is_played(
 
 
 def test_video_of_an_environment_without_render_is_refused(make_run, capsys, tmp_path):
-    run = make_run("Counting-v0")
+    run = make_run("tests.rollout.rich_envs:OneChoice")
     assert run_main("eval", str(run.path), "--video", str(tmp_path / "out.gif")) == 2
-    assert "Counting-v0 has no render" in capsys.readouterr().err
+    assert "OneChoice has no render" in capsys.readouterr().err
     assert not (tmp_path / "out.gif").exists()
 
 
