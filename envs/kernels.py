@@ -147,7 +147,11 @@ def _through_cache(digest: str, compile_in) -> types.SimpleNamespace:
         beside = home / f"{digest}.partial"  # if there: of a process that died
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(mode=0o700)
-        kernels = compile_in(beside)
+        try:
+            kernels = compile_in(beside)
+        except BaseException:  # an author's mistake, which nobody compiles a second time
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
         (beside / SEAL).write_text(_digest_of_files(beside))
         shutil.rmtree(entry, ignore_errors=True)  # if there: damaged
         beside.rename(entry)

@@ -264,7 +264,7 @@ def check_kernel_cache() -> Check:
         return Check("kernel cache", "warn", f"{place}: not writable", move)
     files = [file for file in place.rglob("*") if file.is_file()] if place.exists() else []
     entries = {file.relative_to(place).parts[0] for file in files if file.parent != place}
-    found = f"{place}: {len(entries)} kernels, {_size(sum(file.stat().st_size for file in files))}"
+    found = f"{place}: {len(entries)} kernels, {_size(sum(map(_bytes_of, files)))}"
     return Check("kernel cache", "ok", found)
 
 
@@ -305,3 +305,10 @@ def _size(size_bytes: int) -> str:
         if size_bytes >= 1 << shift:
             return f"{size_bytes / (1 << shift):.1f} {unit}"
     return f"{size_bytes} bytes"
+
+
+def _bytes_of(file: Path) -> int:
+    """0 if it has just been renamed, as entries of the cache are when they are whole."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.stat().st_size
+    return 0

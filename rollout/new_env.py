@@ -117,8 +117,11 @@ def write_new_env(file: Path, name: str | None = None) -> NewEnv:
             raise OperatorError(f"{path} exists, nothing was written; choose another name")
     names = {"CLASS": name, "MODULE": module}
     for path, text in ((file, ENV), (test, TEST)):
-        with open(path, "x") as opened:
-            opened.write(re.sub("CLASS|MODULE", lambda found: names[found[0]], text))
+        try:
+            with open(path, "x") as opened:
+                opened.write(re.sub("CLASS|MODULE", lambda found: names[found[0]], text))
+        except OSError as error:
+            raise OperatorError(f"{path}: cannot be written: {error.strerror}") from error
     return NewEnv(file, test, f"{module}:{name}")
 
 
@@ -127,6 +130,8 @@ def _checked_module(file: Path) -> str:
     module = file.stem
     if file.suffix != ".py":
         raise OperatorError(f"{file}: wanted a Python file; try {_identifier(module)}.py")
+    if not module.strip("_"):
+        raise OperatorError(f"{file}: no name to call an environment by; try env.py")
     if not module.isidentifier() or keyword.iskeyword(module):
         raise OperatorError(f"{file}: {module!r} cannot be imported; try {_identifier(module)}.py")
     if module.startswith("test_") or module.endswith("_test") or module == "conftest":

@@ -133,7 +133,11 @@ class Run:
                         view.notice(f"{metrics.trouble}; training goes on")
                     trouble = metrics.trouble
             except NonFiniteLossError as error:
-                raise RunFailed(f"after {learner.update} updates: {error}") from error
+                count = f"{learner.update} update{'s' if learner.update != 1 else ''}"
+                raise RunFailed(
+                    f"after {count}: {error}; if they come from the environment, `rollout "
+                    f"check-env {self._experiment.env.id}` shows where"
+                ) from error
         return learner
 
     def _make_receiver(self, cluster: Cluster, network: "TorchNetwork") -> Receiver:

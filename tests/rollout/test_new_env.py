@@ -105,6 +105,7 @@ def test_link_to_nothing_is_left_alone():
     [
         ("my-env.py", "'my-env' cannot be imported; try my_env.py"),
         ("3d.py", "'3d' cannot be imported; try env_3d.py"),
+        ("_.py", "no name to call an environment by; try env.py"),
         ("class.py", "'class' cannot be imported; try class_env.py"),
         ("...py", "'..' cannot be imported; try env.py"),
         ("walk", "wanted a Python file; try walk.py"),
