@@ -216,7 +216,7 @@ def test_vector_environment_that_does_not_keep_its_promises_fails_autoreset(monk
     monkeypatch.setattr(env_checks, "VectorEnv", Deaf)
     report = checked(Good)
     assert by_status(report, Status.FAILED) == ["autoreset"]
-    assert "SAME_STEP, autoreset: SAME_STEP: step 9" in report["autoreset"].finding
+    assert "SAME_STEP: step 9" in report["autoreset"].finding
 
 
 # In a process of its own.

@@ -135,7 +135,7 @@ def test_version_is_printed(capsys):
 def test_every_command_has_an_example_in_its_help(capsys):
     from rollout.cli import COMMANDS
 
-    for name in ["", *(command.__name__ for command in COMMANDS)]:
+    for name in ["", *(command.__name__.replace("_", "-") for command in COMMANDS)]:
         assert run_main(*name.split(), "--help") == 0
         shown = capsys.readouterr().out
         assert "Example:\n" in shown or "Examples:\n" in shown

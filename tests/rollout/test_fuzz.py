@@ -496,7 +496,7 @@ def test_flood_does_not_keep_others_from_being_served(fleet, make_payload, is_co
             actor.join()
             actor.send(make_payload)
         fleet.receiver.trained(fleet.event(FullBatch).batch)
-        assert fleet.receiver.ledger().unrolls.trained == 2
+        assert fleet.ledger().unrolls.trained == 2
     finally:
         is_over.set()
         flooder.join()

@@ -99,7 +99,7 @@ def test_first_agent_has_the_environments_shared_out(fleet):
 def test_actors_of_a_second_agent_have_the_numbers_that_follow(fleet):
     local = fleet.agent()
     fleet.receiver.publish(0, WEIGHTS)
-    fleet.receiver.ledger()  # an answer: all that was asked before has been done
+    fleet.ledger()  # an answer: all that was asked before has been done
     other = fleet.joining_agent(num_actors=3)
     assert other.join() == control.Take(2, 0)
     assert fleet.receiver.statistics().num_actors == 2  # they are not ready
@@ -145,7 +145,7 @@ def test_agent_that_leaves_is_stopped_when_its_environments_are_given_away(make_
     fleet.receiver._request(fleet.receiver._share_out)
     other.hear(control.Stop)
     other.say(control.Stopped([0, 0], [0, 0]))
-    assert fleet.receiver.ledger().is_balanced
+    assert fleet.ledger().is_balanced
 
 
 def test_agent_that_comes_while_the_run_ends_is_stopped_at_once(fleet):
@@ -188,7 +188,7 @@ def test_what_died_with_an_agent_is_read_from_its_page(fleet, make_payload):
     agent.page.slots["produced"][0] = 2  # one of them never arrived
     agent.page.slots["produced_steps"][0] = (30, 15)
     restart(fleet)
-    ledger = fleet.receiver.ledger(with_actors=True)
+    ledger = fleet.ledger()
     assert ledger.is_balanced
     assert (ledger.unrolls.produced, ledger.unrolls.dropped) == (2, {"actor_died": 1})
     fleet.actor(0, LIVES_PER_AGENT).join()
@@ -589,7 +589,7 @@ def test_last_account_is_taken_once_and_only_when_asked_for(fleet):
     fleet.event(FleetStopped)
     agent.say(control.Stopped([30, 40], [45, 60]))
     wait_refused(fleet, 2 + len(bad))
-    assert fleet.receiver.ledger().unrolls.produced == 7
+    assert fleet.ledger().unrolls.produced == 7
 
 
 def test_chatter_does_not_keep_the_end_of_an_agent_from_being_noticed(fleet, monkeypatch):

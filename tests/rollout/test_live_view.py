@@ -198,9 +198,9 @@ def test_report_says_that_the_goal_was_reached_where_the_run_is_and_what_to_type
 
 def test_report_says_why_a_run_ended_without_its_goal(make_run, make_summary):
     summary = make_summary(goal_reached=False, goal_reached_s=None, episode_return_mean=None)
-    report = final_report(summary, make_run("Counting-v0"), "1000 steps reached")
+    report = final_report(summary, make_run("tests.rollout.rich_envs:Arm"), "1000 steps reached")
     assert report.startswith(
         "Ended after 4.0 s (1000 steps reached): mean return – over the last 100 episodes; "
         "the goal, 475, was not reached."
     )
-    assert "--video" not in report  # Counting-v0 has no render
+    assert "--video" not in report  # there is no render
