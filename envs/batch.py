@@ -75,8 +75,8 @@ class Envs:
 
     Holds everything about them in `records`, [N] of `record_dtype(env)`. Owned by one process.
     jit=False runs the same functions as plain Python, for a debugger. checked=True raises EnvError
-    that names place and value (see checked.py) where an index lies outside its array, an
-    observation outside its space, or a reward is not finite; about a hundred times slower.
+    that names place and value (see checks/checked.py) where an index lies outside its array, an
+    observation outside its space, or a reward is not finite; much slower.
     """
 
     def __init__(
