@@ -41,11 +41,6 @@ class Part:
         """How many numbers it holds."""
         return math.prod(self.shape)
 
-    @property
-    def num_inputs(self) -> int:
-        """How many numbers a network reads of it."""
-        return sum(self.categories) or self.size
-
 
 @dataclass(frozen=True)
 class ObservationLayout:

@@ -119,7 +119,8 @@ class Unroll:
     reward[t], terminated[t], truncated[t]. Row T holds only the observation to bootstrap from.
     After an end, observation[t + 1] is the next episode's first (SAME_STEP autoreset).
 
-    observation: [T+1, N, *obs_shape] in the space's dtype.
+    observation: [T+1, N, *obs_shape] in the space's dtype; of a Dict, the bytes of its record
+        (rollout.envs.layouts).
     action: [T, N, *action_shape], before any clipping.   behavior_log_prob: [T, N] float32.
     action_mask: [T, N, mask_size] bool, what was allowed.
     reward: [T, N] float32, unclipped.   terminated, truncated: [T, N] bool.

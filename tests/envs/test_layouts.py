@@ -27,7 +27,7 @@ SPACES = st.recursive(LEAVES, lambda inner: st.dictionaries(NAMES, inner, min_si
 def test_layout_holds_every_number_of_the_space(space):
     layout = observation_layout(space)
     assert len(layout.names()) == len(set(layout.names())) == flatdim(space)
-    assert sum(part.num_inputs for part in layout.parts) == flatdim(space)
+    assert sum(sum(part.categories) or part.size for part in layout.parts) == flatdim(space)
     end = 0
     for part in layout.parts:  # one behind the other, without gaps
         assert part.offset == end
