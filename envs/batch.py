@@ -55,10 +55,13 @@ def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
 
 def _in_plain_python(function: Any) -> Any:
     """An author's function that gets views: NumPy's numbers wrap where compiled code's do not."""
+    from rollout.envs.function_copies import undecorated  # loads Numba
+
     names = tuple(inspect.signature(function).parameters)
+    written = undecorated(function)
 
     def plain(*arguments: Any) -> Any:
-        return function(*map(as_author_sees, arguments, names))
+        return written(*map(as_author_sees, arguments, names))
 
     return plain
 
@@ -92,6 +95,8 @@ class Envs:
         begin: bool = True,
     ) -> None:
         """begin: reset all of them; without, their records are zero until `restore`."""
+        if not (isinstance(env, type) and issubclass(env, CompiledEnv)):
+            raise EnvError(f"environment {env!r}, wanted a subclass of rollout.envs.CompiledEnv")
         _check_range("num_envs", num_envs, 1, 2**31)
         _check_range("seed", seed, 0, 2**32)
         _check_range("first_env", first_env, 0, 2**32 - num_envs + 1)

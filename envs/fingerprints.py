@@ -5,6 +5,7 @@ code. So a fingerprint follows every name to its value: of functions it takes th
 process would compile, not the text of a file that may have changed since.
 """
 
+import ctypes
 import enum
 import hashlib
 import inspect
@@ -22,12 +23,16 @@ from numba.core.dispatcher import Dispatcher
 
 KIT = (
     "batch_kernel.py",
-    "checks/checked_copies.py",
+    "function_copies.py",
     "kernels.py",
     "philox.py",
     "philox_compiled.py",
     "records.py",
 )
+
+
+FROZEN_BYTES = 10**6  # of an array: larger ones, Numba's machine code has by their address
+CFunction: type = ctypes.CFUNCTYPE(None).__mro__[1]
 
 
 class Uncached(Exception):
@@ -83,7 +88,8 @@ class _Values:
             for i, one in enumerate(value):
                 self.add(f"[{i}]", one)
         elif isinstance(value, np.ndarray):
-            if value.dtype.hasobject:
+            is_contiguous = value.flags.c_contiguous or value.flags.f_contiguous
+            if value.dtype.hasobject or value.nbytes > FROZEN_BYTES or not is_contiguous:
                 raise Uncached(name)
             self._add(str(value.dtype), str(value.shape), value.tobytes().hex())
         elif isinstance(value, enum.EnumType):
@@ -93,6 +99,8 @@ class _Values:
             self._add_code(value)
         elif isinstance(value, _COMPARED_BY_REPR) or value is None:
             self._add(repr(value))
+        elif isinstance(value, CFunction):
+            raise Uncached(name)  # an address in this process
         elif isinstance(value, types.ModuleType | type) or callable(value):
             # a module: its functions and constants come by their own names, see named_in
             self._add(

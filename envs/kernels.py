@@ -32,11 +32,11 @@ from numba.core import config as numba_config
 from numba.extending import overload, register_jitable
 
 from rollout.envs import philox_compiled  # noqa: F401  (gives philox.py its compiled bodies)
-from rollout.envs.authoring.authored import AuthoredFunction, is_of_kit
+from rollout.envs.authoring.authored import AuthoredFunction, reached_from
 from rollout.envs.authoring.compile_errors import compile_authored
-from rollout.envs.checks.checked_copies import CheckedCopies
 from rollout.envs.errors import EnvError
-from rollout.envs.fingerprints import Uncached, fingerprint, named_in
+from rollout.envs.fingerprints import Uncached, fingerprint
+from rollout.envs.function_copies import checked_copies
 from rollout.envs.records import records
 
 _bindings: Mapping[str, Any] = {}  # of the template that runs now
@@ -85,7 +85,7 @@ def load_kernels(
     preamble: generated source that runs before the template and whose names the template may bind.
     authored: what among the bindings has not been checked yet.
     checked: an index outside its array raises IndexError in the functions among the bindings and in
-        all they call, where it would read or overwrite other memory (checked_copies.py).
+        all they call, where it would read or overwrite other memory (function_copies.py).
 
     With jit=False the template runs as plain Python. Raises EnvError where a function of the
     environment's does not compile.
@@ -105,7 +105,7 @@ def load_kernels(
         name: tuple(numba.typeof(argument) for argument in arguments)
         for name, arguments in examples.items()
     }
-    make = CheckedCopies().of if checked else _compiled_if_function
+    make = checked_copies() if checked else _compiled_if_function
     compiled = {name: make(value) for name, value in bindings.items()}
     compile_in = functools.partial(_compile, source, template.name, compiled, authored, types_of)
     try:
@@ -267,16 +267,9 @@ def _run(source: str, place: Path, bindings: Mapping[str, Any], name: str):
 
 def _make_reachable_jitable(function: types.FunctionType) -> None:
     """Let compiled code call the plain Python helpers that `function` reaches."""
-    waiting = [function]
-    seen = set()
-    while waiting:
-        for value in named_in(waiting.pop()).values():
-            if inspect.isfunction(value) and value not in seen and not is_of_kit(value):
-                seen.add(value)
-                waiting.append(value)
-                if value not in _jitable:
-                    _jitable.add(value)
-                    register_jitable(value)
+    for helper in set(reached_from(function)) - {function} - _jitable:
+        _jitable.add(helper)
+        register_jitable(helper)
 
 
 _jitable: set[types.FunctionType] = set()

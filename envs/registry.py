@@ -35,6 +35,18 @@ BUNDLED = {
 }
 
 
+def as_env(env: type[CompiledEnv] | str) -> type[CompiledEnv]:
+    """A definition itself, or the one of that name (find_env). Raises EnvError for all else."""
+    if isinstance(env, str):
+        return find_env(env)
+    if not _is_definition(env):
+        raise EnvError(
+            f"environment {env!r}; wanted a subclass of rollout.envs.CompiledEnv, a bundled id, or "
+            "package.module:Name"
+        )
+    return env
+
+
 def find_env(
     env_id: str, folder: str | None = None, max_episode_steps: int | None = None
 ) -> type[CompiledEnv]:
@@ -55,21 +67,22 @@ def find_env(
     try:
         with _first_on_path(folder or os.getcwd()):
             module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise EnvError(
-            f"environment {env_id!r}: no module {error.name!r}; "
-            "start the command in the folder that holds it, or install it"
-        ) from error
     except (Exception, SystemExit) as error:
         raise _import_failure(env_id, module_name, error) from error
     if not hasattr(module, name):
-        raise EnvError(f"environment {env_id!r}: {module_name} has no {name!r}")
+        there = [name for name, value in vars(module).items() if _is_definition(value)]
+        hint = f"; it has {', '.join(there)}" if there else ", nor any other CompiledEnv"
+        raise EnvError(f"environment {env_id!r}: {module_name} has no {name!r}{hint}")
     env = getattr(module, name)
-    if not (isinstance(env, type) and issubclass(env, CompiledEnv)):
+    if not _is_definition(env):
         raise EnvError(
             f"environment {env_id!r} is {env!r}; wanted a subclass of rollout.envs.CompiledEnv"
         )
     return env if max_episode_steps is None else env.with_time_limit(max_episode_steps)
+
+
+def _is_definition(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, CompiledEnv) and value is not CompiledEnv
 
 
 @contextlib.contextmanager
@@ -86,8 +99,19 @@ def _first_on_path(folder: str) -> Iterator[None]:
 def _import_failure(env_id: str, module_name: str, error: BaseException) -> EnvError:
     if isinstance(error, EnvError):  # a definition that is wrong says so best itself
         return error
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+        return EnvError(
+            f"environment {env_id!r}: no module {error.name!r}; start the command in the folder "
+            "that holds it, or install it"
+        )
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [frame for frame in frames if not frame.filename.startswith("<frozen ")][-1]
+        place = f"{last.filename}:{last.lineno}"
+    said = error.msg if isinstance(error, SyntaxError) else error
     return EnvError(
-        f"environment {env_id!r}: importing {module_name} failed at "
-        f"{last.filename}:{last.lineno}: {type(error).__name__}: {error}"
+        f"environment {env_id!r}: importing {module_name} failed at {place}: "
+        f"{type(error).__name__}: {said}"
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from numba.core.dispatcher import Dispatcher
 from numba.core.types import Array, Record, Type
 
 from rollout.envs.compiled_env import SIGNATURES
@@ -169,10 +170,16 @@ def reached_from(function: types.FunctionType) -> list[types.FunctionType]:
     """`function` and the author's helpers that it reaches."""
     found = [function]
     for one in found:
-        for value in named_in(one).values():
-            if inspect.isfunction(value) and value not in found and not is_of_kit(value):
+        for value in map(as_written, named_in(one).values()):
+            if value is not None and value not in found and not is_of_kit(value):
                 found.append(value)
     return found
+
+
+def as_written(value: object) -> types.FunctionType | None:
+    """A function without the decorator of Numba's that it may have; None of anything else."""
+    function = value.py_func if isinstance(value, Dispatcher) else value
+    return function if isinstance(function, types.FunctionType) else None
 
 
 def is_of_kit(function: Callable) -> bool:

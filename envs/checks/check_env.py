@@ -10,7 +10,7 @@ from rollout.envs.checks.check_report import Check, CheckReport, Status, failed,
 from rollout.envs.checks.fresh_process import ProcessFailed, in_fresh_process
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
-from rollout.envs.registry import find_env
+from rollout.envs.registry import as_env
 
 SILENCE_S = 600.0  # no check takes as long, unless Numba has very much to compile
 
@@ -33,7 +33,7 @@ def check_env(
 
     Raises EnvError where it is not the environment that is wrong, but how this was called.
     """
-    env = find_env(env) if isinstance(env, str) else env
+    env = as_env(env)
     env.make_params(params)
     for name, value, low, stop in (
         ("seed", seed, 0, 2**32),

@@ -162,11 +162,10 @@ def check_plain_python(trial: Trial) -> Result:
             found.play()
     except Exception as error:
         line = AuthorLines(trial.env).of_error(error)
-        if type(error).__module__.startswith("numba"):
-            cure = "leave `numba.njit` off helpers, which are compiled all the same"
-        else:
-            cure = "compiled code goes on there"
-        return failed(f"plain Python fails: {described(error, line)}; {found.place}; {cure}")
+        return failed(
+            f"plain Python fails: {described(error, line)}; {found.place}; compiled code goes on "
+            "there"
+        )
     if found.difference:
         return failed(f"compiled, and in plain Python, {found.difference}; {found.place}; {HABITS}")
     steps = counted(found.steps, PLAIN_ENVS)

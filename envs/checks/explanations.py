@@ -38,11 +38,6 @@ class Moment:
         found = self.error_of(kernel, *arguments)
         if found is None:
             return f"{described(error)}; {place}; plain Python finds nothing wrong there"
-        if type(found).__module__.startswith("numba"):
-            return (
-                f"{described(error)}; {place}; without `numba.njit` on the helper plain Python "
-                "would name the line"
-            )
         text = self.described(found)
         if not isinstance(found, type(error)):
             text += f"; compiled code goes on there, and ends in {described(error)}"

@@ -3,7 +3,7 @@
 import gymnasium
 
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.registry import BUNDLED
+from rollout.envs.registry import BUNDLED, as_env
 
 NAMESPACE = "rollout"
 
@@ -27,11 +27,12 @@ TIME_LIMITS = {
 }
 
 
-def register(env_id: str, env: type[CompiledEnv]) -> None:
+def register(env_id: str, env: type[CompiledEnv] | str) -> None:
     """Let `gymnasium.make(env_id)` and `gymnasium.make_vec(env_id, num_envs=N)` build `env`.
 
     env_id: `name-v0`, or with a namespace `name/name-v0`.
     """
+    env = as_env(env)
     _register(env_id, env, env.max_episode_steps)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.errors import EnvError
 from rollout.envs.interfaces.observation_batch import one_row
 from rollout.envs.interfaces.vector_env import NO_LIMIT, VectorEnv
 
@@ -17,7 +18,7 @@ class SingleEnv(gymnasium.Env):
 
     Its randomness is counted, not drawn from `np_random`: `reset` with a seed determines all that
     follows. `reset` without one goes on to the next episode. info: `action_mask`, int8
-    [mask_size], if the environment has one.
+    [mask_size], if the environment has one (VectorEnv says how it is laid out).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": CompiledEnv.render_fps}
@@ -53,7 +54,9 @@ class SingleEnv(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; seed: from 0 to 2³² - 1. There are no options."""
-        observations, infos = self._vector.reset(seed=seed)
+        if not isinstance(seed, int | np.integer | None):
+            raise EnvError(f"seed={seed!r}, wanted an integer from 0 to {2**32 - 1}, or None")
+        observations, infos = self._vector.reset(seed=None if seed is None else int(seed))
         super().reset(seed=seed)
         return one_row(observations, 0), _info(infos)
 

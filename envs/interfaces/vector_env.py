@@ -1,5 +1,6 @@
 """Compiled environments as a `gymnasium.vector.VectorEnv`: one compiled call per step."""
 
+import hashlib
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from rollout.envs.batch import Envs
+from rollout.envs.batch import Envs, record_dtype, state_bytes
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
 from rollout.envs.interfaces.observation_batch import first_rows, one_row
@@ -27,7 +28,7 @@ from rollout.envs.interfaces.vector_memory import (
     load_vector_kernels,
 )
 from rollout.envs.layouts import action_layout
-from rollout.envs.registry import find_env
+from rollout.envs.registry import as_env
 
 NO_LIMIT = -1  # what `gymnasium.make` calls it
 
@@ -42,8 +43,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
     infos: where an episode ended, its statistics as the wrapper RecordEpisodeStatistics has them:
     `episode` (`r`, `l`, `t`: return, length and seconds, arrays [N]) with the mask `_episode`; with
-    SAME_STEP also `final_obs` and `final_info`. `action_mask`, int8 [N, mask_size] as
-    `Discrete.sample` takes it, if the environment has one.
+    SAME_STEP also `final_obs` and `final_info`. `action_mask`, int8 [N, mask_size], if the
+    environment has one: a row is what `Discrete.sample` takes; MultiDiscrete has its choices side
+    by side, and its `sample` takes `tuple(np.split(row, np.cumsum(space.nvec)[:-1]))`. An action
+    that it forbids is not refused: the environment says what comes of it.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             do: the wrapper brings its own and refuses others.
         jit: False runs the same code as plain Python, for a debugger.
         """
-        env = find_env(env) if isinstance(env, str) else env
+        env = as_env(env)
         if env.without_limit is not None:  # that one, other processes can import
             limit = env.max_episode_steps if max_episode_steps is None else max_episode_steps
             env, max_episode_steps = env.without_limit, limit
@@ -91,7 +94,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.copy = copy
-        self._mode = AutoresetMode(autoreset_mode)
+        self._mode = _checked_mode(autoreset_mode)
         self.metadata = metadata_of(env) | {"autoreset_mode": self._mode}
         self.render_mode = _checked_render_mode(env, render_mode)
 
@@ -128,7 +131,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         memory = self._memory
         block, observations = self._reused or memory.observations.allocate()
         mask = np.empty_like(memory.final_mask)
-        self._begin_chosen(
+        self._call(
+            self._begin_chosen,
             *self._envs.kernel_arguments(),
             chosen,
             seeds,
@@ -141,11 +145,21 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         )
         return observations, mask
 
+    def _call(self, kernel: Any, *arguments: Any) -> Any:
+        try:
+            return kernel(*arguments)
+        except Exception as error:
+            error.add_note(
+                f"raised in one of {self.num_envs:,} environments {self._name}; "
+                "Envs(…, checked=True), or `rollout check-env`, says in which, when and where"
+            )
+            raise
+
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of all environments: observations, rewards, terminated, truncated, infos.
 
         actions: integers [N] for Discrete, [N, n] for MultiDiscrete, numbers [N, n] for Box, which
-            are taken as they are. Raises EnvError, before anything is stepped, for others.
+            are not clipped to its bounds. Raises EnvError, before anything is stepped, for others.
         """
         memory, N = self._memory, self.num_envs
         given = self._given(actions)
@@ -153,7 +167,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         mask = np.empty_like(memory.final_mask)
         rewards = np.empty(N)
         terminated, truncated = np.empty(N, np.bool_), np.empty(N, np.bool_)
-        num_ended = self._step_chosen(
+        num_ended = self._call(
+            self._step_chosen,
             self._envs.record_bytes,
             self._envs.params_bytes,
             given,
@@ -234,6 +249,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                     f"{self._name} got action {found[place]} for environment {place[0]}, wanted "
                     f"an integer from 0 to {stop - 1}"
                 )
+        elif np.isnan(found).any():
+            row, column = np.argwhere(np.isnan(found))[0]
+            return f"{self._name} got action[{column}] = nan for environment {row}, wanted a number"
         waiting = ", ".join(map(str, np.flatnonzero(self._memory.ended)))
         return (
             f"{self._name}: the episode of environment {waiting} has ended; reset it before the "
@@ -247,12 +265,25 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         if not self._is_begun:
             raise EnvError(f"{self._name}: call reset before snapshot")
-        return self._envs.snapshot() + self._memory.ended.tobytes()
+        return self._snapshot_head() + self._envs.snapshot() + self._memory.ended.tobytes()
+
+    def _snapshot_head(self) -> bytes:
+        """What a snapshot begins with, other for others' snapshots."""
+        record = record_dtype(self._envs.env)
+        of = f"{self.num_envs} {self._name} {record.descr} {record.itemsize}"
+        return hashlib.sha256(of.encode()).digest()[:8]
 
     def restore(self, snapshot: bytes) -> tuple[Any, dict[str, Any]]:
-        """Put back what `snapshot` returned; returns observations and infos as `reset` does."""
-        memory, N = self._memory, self.num_envs
-        self._envs.restore(snapshot[:-N])
+        """Put back what `snapshot` returned; returns observations and infos as `reset` does.
+
+        Raises EnvError for what is no snapshot of as many such environments.
+        """
+        memory, N, head = self._memory, self.num_envs, self._snapshot_head()
+        size = len(head) + N * (state_bytes(self._envs.env) + 1)
+        is_ours = isinstance(snapshot, bytes) and snapshot.startswith(head)
+        if not (is_ours and len(snapshot) == size):
+            raise EnvError(f"that is no snapshot of {N:,} environments {self._name}")
+        self._envs.restore(snapshot[len(head) : -N])
         # what has hidden state began its next episode instead
         memory.ended[:] = np.frombuffer(snapshot[-N:], np.bool_)
         memory.ended[:] &= not self._envs.env.has_hidden_state
@@ -290,6 +321,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
     def _reset_mask(self, options: Mapping[str, Any] | None) -> np.ndarray:
         """Which environments to reset."""
+        if not isinstance(options, Mapping | None):
+            raise EnvError(f"options={options!r}, wanted a dictionary, or None")
         chosen = (options or {}).get("reset_mask")
         if chosen is None:
             return np.ones(self.num_envs, np.bool_)
@@ -309,8 +342,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             wanted: list[Any] = [None] * self.num_envs
         elif isinstance(seed, int | np.integer):
             wanted = [int(seed) + i for i in range(self.num_envs)]
-        else:
+        elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes):
             wanted = list(seed)
+        else:
+            raise EnvError(f"seed={seed!r}, wanted an integer, one for each environment, or None")
         if len(wanted) != self.num_envs:
             raise EnvError(f"{len(wanted)} seeds for {self.num_envs} environments")
         seeds = np.full(self.num_envs, -1)
@@ -332,6 +367,14 @@ def metadata_of(env: type[CompiledEnv]) -> dict[str, Any]:
     """Gymnasium's metadata of an environment."""
     modes = ["rgb_array"] if hasattr(env, "render") else []
     return {"render_modes": modes, "render_fps": env.render_fps}
+
+
+def _checked_mode(autoreset_mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(autoreset_mode)
+    except ValueError:
+        modes = ", ".join(repr(mode.value) for mode in AutoresetMode)
+        raise EnvError(f"autoreset_mode={autoreset_mode!r}, wanted one of {modes}") from None
 
 
 def _checked_render_mode(env: type[CompiledEnv], render_mode: str | None) -> str | None:

@@ -39,8 +39,13 @@ else:
 
     @jit
     def take_actions(given, action):
-        action[:] = given
-        return True
+        """Copy the actions; returns whether all are numbers."""
+        flat_given, flat = given.reshape(given.size), action.reshape(action.size)
+        all_are = True
+        for i in range(flat.size):
+            all_are &= flat_given[i] == flat_given[i]
+            flat[i] = flat_given[i]
+        return all_are
 
 
 if FIELDS:
@@ -112,8 +117,8 @@ def step_chosen(
 ):
     """Step N environments; returns how many episodes ended, or -1 if nothing could be done.
 
-    That is so if a `given` action is none of the choices, or if with DISABLED an environment waits
-    for its reset. max_episode_steps: 0 for no limit. now: the time, in seconds.
+    That is so if a `given` action is none of the choices, or NaN, or if with DISABLED an
+    environment waits for its reset. max_episode_steps: 0 for no limit. now: the time, in seconds.
 
     Writes action, ended, shown, mask, reward, terminated and truncated; of the environments whose
     episode ended also episodes[RETURN], [LENGTH] and [TIME], which are zero elsewhere; and with

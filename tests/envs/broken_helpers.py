@@ -2,6 +2,7 @@
 
 import inspect
 
+import numba
 import numpy as np
 
 
@@ -20,6 +21,11 @@ def of_record(x):
 
 def drawn():
     return np.random.normal(0.0, 1.0)  # wrong
+
+
+@numba.njit
+def compiled_noise():
+    return np.random.random()  # wrong
 
 
 def clear(state):
@@ -41,5 +47,6 @@ def line_of(function, mark: str) -> int:
 
 
 WRONG = {
-    function.__name__: function for function in (inner, of_record, drawn, clear, weaken, endless)
+    function.__name__: function
+    for function in (inner, of_record, drawn, compiled_noise.py_func, clear, weaken, endless)
 }

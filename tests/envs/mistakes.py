@@ -239,6 +239,11 @@ def step_calls_a_helper_that_draws(state, params, action, draw):
     return broken_helpers.drawn(), False
 
 
+@mistake("np.random.random draws from", "uniform(draw, 0.0, 1.0)")
+def step_calls_a_decorated_helper_that_draws(state, params, action, draw):
+    return broken_helpers.compiled_noise(), False
+
+
 #
 @mistake("np.random.seed draws from", "leave it out: the experiment's seed decides every draw")
 def reset_seeds(state, params, draw):

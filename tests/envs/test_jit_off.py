@@ -2,13 +2,16 @@
 
 import math
 
+import numba
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from numba.core.dispatcher import Dispatcher
 
 from rollout.envs import BUNDLED, CompiledEnv, Envs, Outcome, find_env, uniform
 from rollout.envs.checks.random_play import RandomActions
 from rollout.envs.diagnostic.slow import Slow
+from rollout.envs.function_copies import undecorated
 from rollout.envs.records import ArrayView, RecordsView, RecordView, Short, Single, Unsigned
 from tests.envs.nasty import Nasty, Pixels
 
@@ -198,3 +201,37 @@ def test_records_within_a_record_are_the_same_in_plain_python():
         for envs, outcome in zip(both, outcomes, strict=True):
             envs.step(np.ones(3, np.int32), outcome)
         assert both[0].snapshot() == both[1].snapshot()
+
+
+@numba.njit
+def moved(cell):
+    cell.n += grown(2)
+
+
+@numba.njit(error_model="numpy")
+def grown(n):
+    return n + 1
+
+
+class Decorated(Nested):
+    """Calls helpers that are compiled already, with a record."""
+
+    def step(state, params, action, draw):
+        moved(state.cells[2])
+        return state.cells[1].r, state.cells[2].n > 15
+
+
+def test_decorated_helpers_take_records_in_plain_python():
+    both = Envs(Decorated, 3, 1), Envs(Decorated, 3, 1, jit=False)
+    outcomes = [Outcome(Decorated, 3) for _ in both]
+    for _ in range(4):
+        for envs, outcome in zip(both, outcomes, strict=True):
+            envs.step(np.ones(3, np.int32), outcome)
+        assert both[0].snapshot() == both[1].snapshot()
+    assert both[1].records["state"]["cells"]["n"][:, 2].tolist() == [12, 12, 12]
+    assert isinstance(moved, Dispatcher), "the author's own stays as it was"
+
+
+def test_undecorated_leaves_alone_what_reaches_nothing_compiled():
+    assert undecorated(Nested.step) is Nested.step
+    assert undecorated(Decorated.step) is not Decorated.step

@@ -1,5 +1,6 @@
 """The cache of compiled kernels: what it is keyed by, and what it survives."""
 
+import ctypes
 import importlib
 import json
 import os
@@ -10,10 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rollout.envs import EnvError, Envs, kernels
 from rollout.envs.batch import load_env_kernels
+from rollout.envs.diagnostic.counting import Counting
 
 ENVIRONMENT = """
 import enum
@@ -311,6 +314,25 @@ def test_function_without_a_file_compiles_without_the_cache(cache):
     exec(compile(source, "<ipython-input-1>", "exec"), space)
     envs = Envs(space["Small"], 2, seed=0)
     assert envs.observation().tolist() == [[0.0], [0.0]]
+    assert not cache.exists()
+
+
+absolute = ctypes.CDLL(None).abs
+absolute.argtypes, absolute.restype = (ctypes.c_int,), ctypes.c_int
+large, strided = np.arange(130_000.0), np.arange(64.0)[::2]
+
+
+@pytest.mark.parametrize(
+    ("looked_up", "wanted"),
+    [(lambda: absolute(-2), 2), (lambda: large[2], 2), (lambda: strided[2], 4)],
+    ids=["c function", "large array", "strided array"],
+)
+def test_what_numba_knows_by_its_address_compiles_without_the_cache(cache, looked_up, wanted):
+    def reset(state, params, draw):
+        state.t = looked_up()
+
+    env = type("Tabled", (Counting,), {"reset": reset})
+    assert Envs(env, 1, seed=0).records["state"]["t"] == wanted
     assert not cache.exists()
 
 

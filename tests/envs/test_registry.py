@@ -63,12 +63,14 @@ def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
         ("rollout.envs.nothing:Name", "no module 'rollout.envs.nothing'"),
         (
             "rollout.envs.classic.cartpole:Cartpole",
-            "rollout.envs.classic.cartpole has no 'Cartpole'",
+            "rollout.envs.classic.cartpole has no 'Cartpole'; it has CartPole",
         ),
         (
             "rollout.envs.classic.cartpole:TAU",
             "is 0.02; wanted a subclass of rollout.envs.CompiledEnv",
         ),
+        ("rollout.envs.errors:Mine", "has no 'Mine', nor any other CompiledEnv"),
+        ("rollout.envs.classic.cartpole:CompiledEnv", "wanted a subclass"),
         ("rollout.envs.classic.cartpole:math", "wanted a subclass of rollout.envs.CompiledEnv"),
         ("..relative:Name", "'..relative:Name'"),
     ],
@@ -83,11 +85,11 @@ def test_environment_that_is_not_there_is_named_with_the_next_move(env_id, words
     ("source", "words"),
     [
         ("1 / 0", ":1: ZeroDivisionError: division by zero"),
-        ("import no_such_dependency", "no_such_dependency"),
-        ("def f(:", "SyntaxError"),
+        ("\nimport no_such_dependency", ":2: ModuleNotFoundError: No module named 'no_such_dep"),
+        ("x = 1\ndef f(:", ":2: SyntaxError: invalid syntax"),
         ("\n\nraise AttributeError('Mine')", ":3: AttributeError: Mine"),
         ("import math\nmath.Mine", ":2: AttributeError"),
-        ("raise SystemError('stop')", "SystemError: stop"),
+        ("raise SystemError('stop')", ":1: SystemError: stop"),
     ],
 )
 def test_module_that_fails_on_import_is_an_error_of_its_author(folder, source, words):
@@ -95,7 +97,7 @@ def test_module_that_fails_on_import_is_an_error_of_its_author(folder, source, w
     (folder / f"{name}.py").write_text(source)
     with pytest.raises(EnvError) as caught:
         find_env(f"{name}:Mine")
-    assert words in str(caught.value)
+    assert f"{name}.py{words}" in str(caught.value)
     assert caught.value.__cause__ is not None
 
 

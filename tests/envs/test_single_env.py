@@ -144,6 +144,8 @@ def test_what_cannot_be_done_is_refused():
         env.step(0.5)
     with pytest.raises(EnvError, match="seed -1 of environment 0"):
         env.reset(seed=-1)
+    with pytest.raises(EnvError, match=r"seed=\[1\], wanted an integer"):
+        env.reset(seed=[1])  # pyright: ignore[reportArgumentType]
     for _ in range(5):
         env.step(0)
     with pytest.raises(EnvError, match="has ended; reset it before the next step"):

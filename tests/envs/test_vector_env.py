@@ -199,38 +199,6 @@ def test_reset_of_some_equals_gymnasiums(env, mode):
     assert_same(*answers)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"seed": -1}, "seed -1 of environment 0, wanted an integer from 0 to 4294967295"),
-        ({"seed": 2**32 - 2}, "seed 4294967296 of environment 2"),
-        ({"seed": [0, 1.5, 2]}, "seed 1.5 of environment 1"),
-        ({"seed": [0, 1]}, "2 seeds for 3 environments"),
-        ({"options": {"reset_mask": [True] * 3}}, "reset_mask'] is [True, True, True], wanted"),
-        ({"options": {"reset_mask": np.ones(3)}}, "wanted a bool array [3]"),
-        ({"options": {"reset_mask": np.ones(2, np.bool_)}}, "wanted a bool array [3]"),
-        ({"options": {"reset_mask": np.zeros(3, np.bool_)}}, "at least one True"),
-    ],
-)
-def test_reset_of_another_kind_is_refused_and_changes_nothing(arguments, words):
-    envs = VectorEnv(CartPole, 3)
-    with pytest.raises(EnvError) as caught:
-        envs.reset(**arguments)
-    assert words in str(caught.value)
-    with pytest.raises(EnvError, match="call reset before step"):
-        envs.step([0, 0, 0])
-    envs.reset(seed=1)
-    before = envs.snapshot()
-    with pytest.raises(EnvError):
-        envs.reset(**arguments)
-    assert envs.snapshot() == before
-
-
-def test_first_reset_is_of_all():
-    with pytest.raises(EnvError, match="the first reset is of all"):
-        VectorEnv(CartPole, 2).reset(options={"reset_mask": np.array([True, False])})
-
-
 @each_mode
 @each_env
 @settings(max_examples=8)
@@ -333,50 +301,6 @@ def test_quantities_may_be_of_any_kind_and_beyond_their_bounds(form):
     assert ours[1][0][1, 1] == 60, "a step of 2 * 5 from 50"
 
 
-@pytest.mark.parametrize(
-    ("env", "actions", "words"),
-    [
-        (CartPole, [0, 1], "CartPole got actions int64 [2], wanted integers [3]"),
-        (CartPole, [[0], [1], [0]], "actions int64 [3, 1], wanted integers [3]"),
-        (CartPole, 1, "actions int64 [], wanted integers [3]"),
-        (CartPole, None, "actions object [], wanted integers [3]"),
-        (CartPole, [0.0, 1.0, 0.0], "actions float64 [3], wanted integers [3]"),
-        (CartPole, [True, False, True], "actions bool [3], wanted integers [3]"),
-        (CartPole, ["a", "b", "c"], "wanted integers [3]"),
-        (CartPole, [[0], [1, 2], 3], "CartPole cannot read its actions: "),
-        (CartPole, [0, 2, 0], "got action 2 for environment 1, wanted an integer from 0 to 1"),
-        (CartPole, [0, 0, -1], "got action -1 for environment 2, wanted an integer from 0 to 1"),
-        (CartPole, [0, 2**32, 0], "got action 4294967296 for environment 1"),
-        (CartPole, np.array([2**63, 0, 0], np.uint64), "got action 9223372036854775808 for env"),
-        (
-            Maze,
-            [[2, 1], [2, 2], [0, 0]],
-            "got action 2 for environment 1, wanted an integer from 0",
-        ),
-        (Maze, [2, 1, 0], "actions int64 [3], wanted integers [3, 2]"),
-        (Sliders, [[0.0, 1.0]], "actions float64 [1, 2], wanted numbers [3, 2]"),
-        (Sliders, np.zeros((3, 2), np.bool_), "actions bool [3, 2], wanted numbers [3, 2]"),
-    ],
-)
-def test_actions_of_another_kind_are_refused_before_anything_is_stepped(env, actions, words):
-    envs = VectorEnv(env, 3)
-    envs.reset(seed=0)
-    before = envs.snapshot()
-    with pytest.raises(EnvError) as caught:
-        envs.step(actions)
-    assert words in str(caught.value)
-    assert envs.snapshot() == before
-
-
-def test_ended_environment_is_not_stepped_without_autoreset():
-    envs = VectorEnv(OneStep, 3, autoreset_mode=DISABLED)
-    envs.reset(seed=0)
-    envs.step([0, 0, 0])
-    envs.reset(options={"reset_mask": np.array([False, True, False])})
-    with pytest.raises(EnvError, match="of environment 0, 2 has ended; reset it before the next"):
-        envs.step([0, 0, 0])
-
-
 def test_masks_are_what_sampling_takes():
     envs = VectorEnv(Tiles, 4)
     observation, infos = envs.reset(seed=0)
@@ -404,12 +328,6 @@ class Endless(Counting):
     max_episode_steps = 12
 
 
-@pytest.mark.parametrize("limit", [0, -2, 2.5, "7", 2**31])
-def test_time_limit_of_another_kind_is_refused(limit):
-    with pytest.raises(EnvError, match=r"max_episode_steps=.*, wanted a positive integer, -1"):
-        VectorEnv(CartPole, 1, max_episode_steps=limit)
-
-
 @each_mode
 @each_env
 def test_continues_from_a_snapshot(env, mode):
@@ -426,18 +344,6 @@ def test_continues_from_a_snapshot(env, mode):
     envs.restore(kept)
     assert_same(envs.restore(kept), (shown, infos))
     assert ("action_mask" in infos) == hasattr(env, "action_mask")
-
-
-def test_snapshot_of_another_size_is_refused():
-    envs = VectorEnv(CartPole, 3)
-    with pytest.raises(EnvError, match="call reset before snapshot"):
-        envs.snapshot()
-    envs.reset(seed=0)
-    kept = envs.snapshot()
-    for other in (b"", kept[:-1], kept + kept, kept[:3]):
-        with pytest.raises(EnvError, match="snapshot of"):
-            envs.restore(other)
-    assert envs.snapshot() == kept
 
 
 class Hiding(Counting):
@@ -557,12 +463,6 @@ def test_render_gives_a_picture_of_each():
     assert VectorEnv(Tiles, 1).metadata["render_modes"] == []
     with pytest.warns(UserWarning, match="made without render_mode='rgb_array'"):
         assert VectorEnv(Maze, 1).render() is None
-
-
-@pytest.mark.parametrize(("env", "mode"), [(Maze, "human"), (Tiles, "rgb_array"), (Maze, 3)])
-def test_render_mode_that_is_not_there_is_refused(env, mode):
-    with pytest.raises(EnvError, match=f"{env.__name__} has no render_mode={mode!r}, wanted"):
-        VectorEnv(env, 1, render_mode=mode)
 
 
 def test_each_vector_has_spaces_and_metadata_of_its_own():
