@@ -36,6 +36,7 @@ SIGNATURES = {
     "render": ("state", "params"),
 }
 OPTIONAL = ("action_mask", "render")
+NO_LIMIT = -1  # in place of a number of steps, as `gymnasium.make` has it
 
 
 class CompiledEnv:
@@ -87,7 +88,7 @@ class CompiledEnv:
 
     @classmethod
     def with_time_limit(cls, max_episode_steps: int) -> "type[CompiledEnv]":
-        """The same environment with another time limit; the same class for the same limit."""
+        """The same environment with another time limit, or NO_LIMIT; one class for each limit."""
         return _with_time_limit(cls, max_episode_steps)
 
     @classmethod
@@ -112,7 +113,8 @@ class CompiledEnv:
 
 @functools.cache
 def _with_time_limit(env: type[CompiledEnv], max_episode_steps: int) -> type[CompiledEnv]:
-    members = {"max_episode_steps": max_episode_steps, "without_limit": env, "__doc__": env.__doc__}
+    limit = None if max_episode_steps == NO_LIMIT else max_episode_steps
+    members = {"max_episode_steps": limit, "without_limit": env, "__doc__": env.__doc__}
     limited = type(env.__name__, (env,), members)
     limited.__module__, limited.__qualname__ = env.__module__, env.__qualname__
     return limited

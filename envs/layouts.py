@@ -22,7 +22,7 @@ NUMBERS = tuple(
 
 
 @dataclass(frozen=True)
-class Part:
+class ObservationPart:
     """One named piece of an observation: a leaf of its space.
 
     name: keys joined by dots; empty if the space is no Dict. offset: bytes from the observation's
@@ -53,7 +53,7 @@ class ObservationLayout:
     shape: tuple[int, ...]
     dtype: np.dtype
     record: np.dtype | None
-    parts: tuple[Part, ...]
+    parts: tuple[ObservationPart, ...]
 
     @property
     def size(self) -> int:
@@ -92,7 +92,7 @@ class _Same:
 def _observation_layout(key: _Same) -> ObservationLayout:
     space = key.space
     if not isinstance(space, Dict):
-        part = Part("", 0, *_leaf(space, "observation_space"))
+        part = ObservationPart("", 0, *_leaf(space, "observation_space"))
         shape = part.shape or (1,)  # authors write observation[0] = k
         return ObservationLayout(shape, part.dtype, None, (part,))
     record = _record(space, "observation_space")
@@ -147,7 +147,7 @@ def _record(space: Dict, place: str) -> np.dtype:
     return np.dtype(fields)
 
 
-def _parts(space: Dict, record: np.dtype, prefix: str, start: int) -> Iterator[Part]:
+def _parts(space: Dict, record: np.dtype, prefix: str, start: int) -> Iterator[ObservationPart]:
     fields: Any = record.fields
     for name, inner in space.spaces.items():
         field, offset = fields[name][:2]
@@ -155,10 +155,10 @@ def _parts(space: Dict, record: np.dtype, prefix: str, start: int) -> Iterator[P
             yield from _parts(inner, field, f"{prefix}{name}.", start + offset)
         else:
             dtype, shape, categories = _leaf(inner, name)
-            yield Part(prefix + name, start + offset, dtype, shape, categories)
+            yield ObservationPart(prefix + name, start + offset, dtype, shape, categories)
 
 
-def _names(part: Part) -> Iterator[str]:
+def _names(part: ObservationPart) -> Iterator[str]:
     name = part.name or "observation"
     for j, index in enumerate(np.ndindex(part.shape)):
         indexed = f"{name}[{', '.join(map(str, index))}]" if index else name

@@ -53,8 +53,8 @@ def find_env(
     """The environment of a bundled id (`CartPole-v1`) or of `package.module:Name`.
 
     folder: where modules are looked for first; by default the current folder. max_episode_steps:
-    in place of the environment's own limit, unless None. Raises EnvError that says what is missing
-    and which bundled id is nearest.
+    in place of the environment's own limit, unless None; -1 for no limit. Raises EnvError that says
+    what is missing and which bundled id is nearest.
     """
     module_name, _, name = BUNDLED.get(env_id, env_id).partition(":")
     if not (module_name and name):

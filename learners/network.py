@@ -20,7 +20,7 @@ OBSERVATION = "observation"  # what the first layers read: float32 [rows, num_in
 
 
 class InputPart(msgspec.Struct, frozen=True):
-    """A piece of an observation, as the network reads it (rollout.envs.layouts.Part).
+    """A piece of an observation, as the network reads it (rollout.envs.layouts.ObservationPart).
 
     offset: bytes from the observation's start. dtype: of its numbers. size: how many. categories:
     how many values each may have, which become as many inputs, one of them 1; empty for quantities.

@@ -26,10 +26,10 @@ class Workspace:
     def __init__(self, network: NetworkSpec) -> None:
         self.packed = np.zeros(num_packed(network), np.float32)
         self.scratch = np.zeros(num_scratch(network), np.float32)
-        self.noise = np.zeros(BLOCK * num_noise(network.head), np.float32)
+        self.noise = np.zeros(BLOCK * action_size(network.head), np.float32)
         is_gaussian = isinstance(network.head, GaussianHead)
         dtype = np.float32 if is_gaussian else np.int32
-        self.given = np.zeros(num_noise(network.head), dtype)  # one action, for one step
+        self.given = np.zeros(action_size(network.head), dtype)  # one action, for one step
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """The arrays in the order `act_unroll` takes them."""
@@ -205,24 +205,21 @@ def _load_acting_kernels(
     )
 
 
-def num_noise(head: Head) -> int:
-    """Random numbers that it takes to choose one action."""
+def action_size(head: Head) -> int:
+    """Numbers of one action; as many random ones choose it."""
     return len(head.choices) if isinstance(head, CategoricalHead) else head.size
 
 
 def _head(env: type[CompiledEnv], head: Head) -> tuple[Path, dict[str, Any]]:
     """The template that chooses actions, and what it needs to know."""
     layout = action_layout(env.action_space)
-    both = {"ACTION_STREAM": philox.ACTION, "NUM_NOISE": num_noise(head)}
+    both = {"ACTION_STREAM": philox.ACTION, "ACTION_SIZE": action_size(head)}
     if isinstance(head, CategoricalHead):
         return HERE / "categorical_kernel.py", both | {
             "CHOICES": head.choices,
-            "NUM_CHOICES": len(head.choices),
-            "ACTION_SIZE": len(head.choices),
             "IS_SINGLE": layout.shape == (),
         }
     return HERE / "gaussian_kernel.py", both | {
-        "ACTION_SIZE": head.size,
         "LOW": np.array(layout.low, np.float32),
         "HIGH": np.array(layout.high, np.float32),
     }

@@ -14,7 +14,7 @@ next_episode, mask_one = bound("next_episode"), bound("mask_one")
 ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")
 HAS_VALUE, HAS_MASK = bound("HAS_VALUE"), bound("HAS_MASK")
 OBSERVATION_SIZE, ACTION_SIZE = bound("OBSERVATION_SIZE"), bound("ACTION_SIZE")
-BLOCK, NUM_OUTPUTS, NUM_NOISE = bound("BLOCK"), bound("NUM_OUTPUTS"), bound("NUM_NOISE")
+BLOCK, NUM_OUTPUTS = bound("BLOCK"), bound("NUM_OUTPUTS")
 OUTPUTS_OFFSET, OUTPUTS_STRIDE = bound("OUTPUTS_OFFSET"), bound("OUTPUTS_STRIDE")
 VALUE_OFFSET, VALUE_STRIDE = bound("VALUE_OFFSET"), bound("VALUE_STRIDE")
 LOG_STD_OFFSET = bound("LOG_STD_OFFSET")
@@ -86,7 +86,7 @@ def act_unroll(
                 behavior_log_prob[t, i] = choose(
                     scratch[place : place + NUM_OUTPUTS],
                     log_std,
-                    noise[r * NUM_NOISE : (r + 1) * NUM_NOISE],
+                    noise[r * ACTION_SIZE : (r + 1) * ACTION_SIZE],
                     action_mask[t, i],
                     greedy,
                     flat_action[t, i],

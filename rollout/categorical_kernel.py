@@ -13,7 +13,7 @@ from rollout.envs.philox import philox, unit_float32
 
 jit = bound("jit")
 CHOICES = bound("CHOICES")  # how many actions each chooses from
-NUM_CHOICES = bound("NUM_CHOICES")
+ACTION_SIZE = bound("ACTION_SIZE")  # how many such choices
 IS_SINGLE = bound("IS_SINGLE")  # whether an environment takes one integer, not an array of them
 HAS_MASK = bound("HAS_MASK")
 ACTION_STREAM = bound("ACTION_STREAM")
@@ -24,9 +24,9 @@ def draw_noise(envs, start, rows, noise):
     """A float32 in [0, 1) for each choice of each environment start, …, start + rows - 1."""
     for r in range(rows):
         clock = envs[start + r].clock
-        for k in range(NUM_CHOICES):
+        for k in range(ACTION_SIZE):
             words = philox(clock.seed, ACTION_STREAM, clock.env, clock.episode, clock.t, k)
-            noise[r * NUM_CHOICES + k] = unit_float32(words[0])
+            noise[r * ACTION_SIZE + k] = unit_float32(words[0])
 
 
 @jit
@@ -71,7 +71,7 @@ def choose(outputs, log_std, noise, mask, greedy, action):
     """Write an action [choices] for the outputs of one row; returns its log-probability."""
     log_prob = np.float32(0.0)
     first = 0
-    for j in range(NUM_CHOICES):
+    for j in range(ACTION_SIZE):
         count = CHOICES[j]
         allowed = mask[first : first + count] if HAS_MASK else mask
         action[j], one = choose_one(

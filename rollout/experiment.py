@@ -45,12 +45,13 @@ class EnvSettings(Settings):
         le=2**24 - 1,  # counts of steps fit 32 bits of a header with room to spare
         description="environments of the whole fleet; actors share them out",
     )
-    max_episode_steps: int | None = Field(
+    max_episode_steps: Annotated[
+        Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal[-1] | None,
+        Wanted("an integer from 1 to 2**31 - 1, or -1"),
+    ] = Field(
         default=None,
-        ge=1,
-        le=2**31 - 1,
-        description="steps after which an episode is truncated; left out, the environment's own "
-        "limit",
+        description="steps after which an episode is truncated, -1 for no limit; left out, the "
+        "environment's own",
     )
     params: dict[str, float | int | bool] = Field(
         default_factory=dict,

@@ -142,7 +142,8 @@ def resolve_params(
         label = layers.source_of(path).label
         if name not in params:
             known = nearest(path, [("env", "params", other) for other in env.params])
-            problems.append(f"{label}: unknown key {show_key(path)}; {known}")
+            what = f"unknown key {show_key(path)}, {env.__qualname__} has none such"
+            problems.append(f"{label}: {what}; {known}")
             continue
         default = env.params[name]
         fitting = _in_type_of(default, value)

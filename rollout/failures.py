@@ -67,7 +67,7 @@ class FailureFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     env_id: str
     env_params: dict[str, bool | int | float]
-    max_episode_steps: Annotated[int, msgspec.Meta(ge=1, lt=2**31)] | None
+    max_episode_steps: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)] | None
     seed: _Word
     import_path: str
     env: _Word

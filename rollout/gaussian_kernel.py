@@ -12,7 +12,7 @@ from rollout.envs.kernels import bound
 from rollout.envs.philox import philox, unit_float64
 
 jit = bound("jit")
-NUM_OUTPUTS = bound("NUM_OUTPUTS")
+ACTION_SIZE = bound("ACTION_SIZE")  # how many quantities
 LOW, HIGH = bound("LOW"), bound("HIGH")  # the action space's bounds
 ACTION_STREAM = bound("ACTION_STREAM")
 HALF_LOG_2PI = np.float32(0.5 * math.log(2.0 * math.pi))
@@ -23,18 +23,18 @@ def draw_noise(envs, start, rows, noise):
     """A standard normal for each quantity of each environment start, …, start + rows - 1."""
     for r in range(rows):
         clock = envs[start + r].clock
-        for k in range(NUM_OUTPUTS):
+        for k in range(ACTION_SIZE):
             words = philox(clock.seed, ACTION_STREAM, clock.env, clock.episode, clock.t, k)
             radius = math.sqrt(-2.0 * math.log(1.0 - unit_float64(words[0], words[1])))
             angle = 2.0 * math.pi * unit_float64(words[2], words[3])
-            noise[r * NUM_OUTPUTS + k] = radius * math.cos(angle)
+            noise[r * ACTION_SIZE + k] = radius * math.cos(angle)
 
 
 @jit
 def choose(outputs, log_std, noise, mask, greedy, action):
     """Write an action [quantities], or the mean; returns its log-probability."""
     log_prob = np.float32(0.0)
-    for j in range(NUM_OUTPUTS):
+    for j in range(ACTION_SIZE):
         deviation = np.float32(math.exp(log_std[j]))
         action[j] = outputs[j] if greedy else outputs[j] + deviation * noise[j]
         distance = (action[j] - outputs[j]) / deviation
@@ -45,6 +45,6 @@ def choose(outputs, log_std, noise, mask, greedy, action):
 @jit
 def for_env(action, given):
     """What the environment's step gets: the action within its bounds, in `given`."""
-    for j in range(NUM_OUTPUTS):
+    for j in range(ACTION_SIZE):
         given[j] = min(max(action[j], LOW[j]), HIGH[j])
     return given

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rollout.envs.checks.check_report import Check, CheckReport, Status, failed, not_applicable
+from rollout.envs.checks.check_report import Check, CheckReport, Status, failed, not_tried
 from rollout.envs.checks.fresh_process import ProcessFailed, in_fresh_process
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
@@ -66,7 +66,7 @@ def check_env(
         add(failed(str(error)).named(name))
     last = checks[-1].name
     for name in names[len(checks) :]:
-        add(not_applicable(f"not tried: {last} failed").named(name))
+        add(not_tried(last).named(name))
     return CheckReport(env.__qualname__, tuple(checks))
 
 

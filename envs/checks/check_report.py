@@ -14,6 +14,7 @@ class Status(StrEnum):
     WARNING = "warning"  # it may be meant so
     FAILED = "failed"
     NOT_APPLICABLE = "not applicable"
+    NOT_TRIED = "not tried"  # for what another check has found
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ def not_applicable(finding: str, **details: Any) -> Result:
     return Result(Status.NOT_APPLICABLE, finding, details)
 
 
+def not_tried(failure: str) -> Result:
+    """failure: the name of the check that failed."""
+    return Result(Status.NOT_TRIED, f"{failure} failed", {})
+
+
 # A check's name, what does it, and the names of those that must not have failed before.
 Step = tuple[str, Callable[[Any], Result], tuple[str, ...]]
 
@@ -116,7 +122,7 @@ def run_checks(steps: Sequence[Step], trial: Any) -> Iterator[str | Check]:
         yield name
         missing = next((need for need in needs if need in blocked), None)
         if missing:
-            result = not_applicable(f"not tried: {blocked[missing]} failed")
+            result = not_tried(blocked[missing])
             blocked[name] = blocked[missing]
         else:
             try:

@@ -14,6 +14,7 @@ from rollout.envs.checks.checked import Kind
 from rollout.envs.checks.checked_run import CheckedRun
 from rollout.envs.checks.explanations import described
 from rollout.envs.checks.trial import HIDDEN, LIMIT_S, NUM_ENVS, Trial, counted
+from rollout.envs.checks.wrapped_integers import wrapped_integer
 from rollout.envs.compiled_env import SIGNATURES
 from rollout.envs.errors import EnvError
 from rollout.envs.interfaces.vector_env import VectorEnv
@@ -62,11 +63,14 @@ def check_action_mask(trial: Trial) -> Result:
 
 
 def check_observations(trial: Trial) -> Result:
-    """Observations lie in their space, and showing them changes nothing."""
+    """Observations lie in their space as they were meant, and showing them changes nothing."""
     if Kind.OBSERVATION in trial.run.faults:
         return failed(trial.run.faults[Kind.OBSERVATION])
     if trial.run.side_effect:
         return failed(f"observe or action_mask changes what it shows: {trial.run.side_effect}")
+    wrapped = wrapped_integer(trial, LIMIT_S)
+    if wrapped:
+        return failed(wrapped)
     return passed("all lie in observation_space, and showing them changes nothing")
 
 

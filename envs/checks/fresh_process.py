@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cloudpickle
 
@@ -26,6 +26,7 @@ from rollout.envs.checks.fresh_process import serve
 serve()
 """
 STDERR = 2  # where it prints to: what it says must not mix with what a command of ours prints
+PRINTED_LINES = 20  # of an environment that prints in every step, the rest is not shown
 
 
 class ProcessFailed(Exception):
@@ -49,12 +50,14 @@ def in_fresh_process(
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(write)],
         stdin=subprocess.PIPE,
-        stdout=STDERR,
+        stdout=subprocess.PIPE,
         pass_fds=(write,),
         start_new_session=True,  # Ctrl-C is for this process, which then ends that one
     )
     os.close(write)
-    assert process.stdin
+    assert process.stdin and process.stdout
+    printed = threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True)
+    printed.start()
     try:
         with contextlib.suppress(BrokenPipeError):  # it has ended, as we are about to see
             process.stdin.write(task)
@@ -71,7 +74,18 @@ def in_fresh_process(
         process.wait()
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
+        printed.join(1.0)  # a child of its own may go on printing
         os.close(results)
+
+
+def _pass_on(printed: IO[bytes]) -> None:
+    """Show the first lines that the process prints, and take the others from it."""
+    with printed:
+        for n, line in enumerate(iter(lambda: printed.readline(2**16), b"")):
+            if n < PRINTED_LINES:
+                os.write(STDERR, line)
+            elif n == PRINTED_LINES:
+                os.write(STDERR, b"(what more it prints is not shown)\n")
 
 
 def _messages(results: int, silence_s: float | None) -> Iterator[dict[str, Any]]:

@@ -7,10 +7,10 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.compiled_env import NO_LIMIT, CompiledEnv
 from rollout.envs.errors import EnvError
 from rollout.envs.interfaces.observation_batch import one_row
-from rollout.envs.interfaces.vector_env import NO_LIMIT, VectorEnv
+from rollout.envs.interfaces.vector_env import VectorEnv
 
 
 class SingleEnv(gymnasium.Env):

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from rollout.envs.batch import Envs, record_dtype, state_bytes
-from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.compiled_env import NO_LIMIT, CompiledEnv
 from rollout.envs.errors import EnvError
 from rollout.envs.interfaces.observation_batch import first_rows, one_row
 from rollout.envs.interfaces.vector_memory import (
@@ -29,8 +29,6 @@ from rollout.envs.interfaces.vector_memory import (
 )
 from rollout.envs.layouts import action_layout
 from rollout.envs.registry import as_env
-
-NO_LIMIT = -1  # what `gymnasium.make` calls it
 
 
 class VectorEnv(gymnasium.vector.VectorEnv):
@@ -74,8 +72,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         env = as_env(env)
         if env.without_limit is not None:  # that one, other processes can import
-            limit = env.max_episode_steps if max_episode_steps is None else max_episode_steps
-            env, max_episode_steps = env.without_limit, limit
+            if max_episode_steps is None:
+                max_episode_steps = env.max_episode_steps or NO_LIMIT
+            env = env.without_limit
         self._arguments = {
             "env": env,
             "num_envs": num_envs,

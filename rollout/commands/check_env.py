@@ -14,8 +14,8 @@ from rollout.commands.arguments import AsJson
 if TYPE_CHECKING:
     from rollout.envs.checks.check_report import Check, CheckReport
 
-MARKS = {"passed": "✓", "failed": "✗", "warning": "!", "not applicable": "–"}
-COLORS = {"passed": "green", "failed": "bold red", "warning": "yellow", "not applicable": "dim"}
+MARKS = {"passed": "✓", "failed": "✗", "warning": "!", "not applicable": "–", "not tried": "–"}
+COLORS = {"passed": "green", "failed": "bold red", "warning": "yellow"}
 NAME_WIDTH = 14
 
 
@@ -62,11 +62,13 @@ def check_env(
     definition = find_env(env)
     chosen = dict(map(_parsed, params or ()))
     began = time.monotonic()
-    tell = (lambda _: None) if as_json else _View().tell
+    view = None if as_json else _View()
+    tell = view.tell if view else lambda _: None
     report = check(definition, chosen, seed=seed, num_steps=steps, on_progress=tell)
-    if as_json:
+    if view is None:
         typer.echo(json.dumps({"env": env} | report.as_dict(), indent=2))
     else:
+        view.tell_of_untried(report)
         typer.echo(f"\n{env}: {_counted(report)}, in {time.monotonic() - began:.1f} s")
     raise typer.Exit(0 if report.has_passed else 1)
 
@@ -101,16 +103,26 @@ class _View:
     def tell(self, found: "str | Check") -> None:
         if self._is_live:
             typer.echo("\r\x1b[2K", nl=False)  # away with what was under way
-        if not isinstance(found, str):
-            self._show(found)
-        elif self._is_live:
-            typer.echo(f"… {found.replace('_', ' ')}", nl=False)
+        if isinstance(found, str):
+            if self._is_live:
+                typer.echo(f"… {_shown(found)}", nl=False)
+        elif found.status != "not tried":
+            self._show(found.status, _shown(found.name), found.finding)
 
-    def _show(self, check: "Check") -> None:
-        mark, name = MARKS[check.status], check.name.replace("_", " ")
+    def tell_of_untried(self, report: "CheckReport") -> None:
+        """One line for all checks that were not tried for the same reason."""
+        untried: dict[str, list[str]] = {}
+        for check in report.checks:
+            if check.status == "not tried":
+                untried.setdefault(check.finding, []).append(_shown(check.name))
+        for finding, names in untried.items():
+            self._show("not tried", "not tried", f"{finding}: {', '.join(names)}")
+
+    def _show(self, status: str, name: str, finding: str) -> None:
+        mark = MARKS[status]
         if not self._console.is_terminal:  # whoever reads it wants whole lines
             indent = "\n" + " " * (NAME_WIDTH + 3)
-            typer.echo(f"{mark} {name:{NAME_WIDTH}} {check.finding}".replace("\n", indent))
+            typer.echo(f"{mark} {name:{NAME_WIDTH}} {finding}".replace("\n", indent))
             return
         from rich.table import Table
         from rich.text import Text
@@ -119,6 +131,11 @@ class _View:
         row.add_column(width=1)
         row.add_column(width=NAME_WIDTH)
         row.add_column(overflow="fold")
-        dim = "dim" if check.status == "not applicable" else ""
-        row.add_row(Text(mark, COLORS[check.status]), Text(name, dim), Text(check.finding, dim))
+        color = COLORS.get(status, "dim")
+        dim = "" if status in COLORS else "dim"
+        row.add_row(Text(mark, color), Text(name, dim), Text(finding, dim))
         self._console.print(row)
+
+
+def _shown(name: str) -> str:
+    return name.replace("_", " ")

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from rollout.envs import CompiledEnv, uniform
 
@@ -212,3 +212,26 @@ class Crashes(Good):
             far = np.lib.stride_tricks.as_strided(state.board, (2**40,), (2**20,))
             far[2**39] = 1
         return state.x, False
+
+
+class Narrow(Good):
+    """Shows integers that its dtypes do not hold, from the seventh step on."""
+
+    observation_space = Dict(
+        {
+            "level": Box(0, 255, (2,), np.uint8),
+            "inner": Dict({"depth": Box(-128, 127, (2, 2), np.int8)}),
+            "flags": MultiBinary(2),
+            "count": Discrete(4),
+            "place": Box(-10, 10, (1,), np.float32),
+        }
+    )
+    params = {"level": 0, "depth": 0, "flag": 0}
+
+    def observe(state, params, observation):
+        is_due = state.t >= 7
+        observation.level[1] = 255 + is_due * params.level
+        observation.inner.depth[1, 0] = -128 - is_due * params.depth
+        observation.flags[0] = 1 + is_due * params.flag
+        observation.count = 3
+        observation.place[0] = state.x

@@ -114,14 +114,36 @@ def test_place_is_named(how, check, where):
         assert re.search(r"broken_envs\.py:\d+, in (step|observe)\b", finding)
 
 
+@pytest.mark.parametrize(
+    ("param", "by", "said"),
+    [
+        ("level", 1, "observation.level[1] is 256, wanted 0 to 255 of uint8, which keeps 0"),
+        ("depth", 3, "inner.depth[1, 0] is -131, wanted -128 to 127 of int8, which keeps 125"),
+        ("flag", 255, "observation.flags[0] is 256, wanted -128 to 127 of int8, which keeps 0"),
+    ],
+)
+def test_integer_that_wraps_in_an_observation_is_named(param, by, said):
+    report = checked(broken.Narrow, **{param: by})
+    assert by_status(report, Status.FAILED) == ["observations"]
+    assert said in report["observations"].finding
+    assert re.search(
+        r"\(\S+broken_envs\.py:\d+, in observe\); environment 0, episode 0, observation 7",
+        report["observations"].finding,
+    )
+
+
+def test_integers_that_fit_pass():
+    assert checked(broken.Narrow)["observations"].status == Status.PASSED
+
+
 def test_what_needs_what_failed_is_not_tried():
     report = checked(Broken, how=broken.WRITE)
     assert by_status(report, Status.PASSED) == ["compiles"]
-    assert by_status(report, Status.NOT_APPLICABLE) == NAMES[2:]
-    assert report["speed"].finding == "not tried: runs failed"
+    assert by_status(report, Status.NOT_TRIED) == NAMES[2:]
+    assert report["speed"].finding == "runs failed"
     report = checked(Broken, how=broken.HIDDEN)
     not_tried = ["partition", "snapshot", "buffers", "plain_python", "autoreset"]
-    assert by_status(report, Status.NOT_APPLICABLE) == not_tried
+    assert by_status(report, Status.NOT_TRIED) == not_tried
 
 
 def test_other_rounding_in_plain_python_is_a_warning():
@@ -248,7 +270,7 @@ def test_function_that_never_returns_is_named(how, where):
         rf"step_all has not returned for 1 s: \S+broken_envs.py:\d+, {where}",
         report["runs"].finding,
     )
-    assert report["speed"].finding == "not tried: runs failed"
+    assert report["speed"].finding == "runs failed"
     assert [check.name for check in report.checks] == NAMES
 
 

@@ -95,6 +95,19 @@ def test_process_ends_with_the_one_that_asked():
     os.close(descriptor)
 
 
+def print_without_end() -> Iterator[int]:
+    for n in range(100_000):
+        print("step", n)
+    yield 1
+
+
+def test_of_what_it_prints_without_end_the_first_lines_are_shown(capfd):
+    assert list(in_fresh_process(print_without_end)) == [1]
+    *first, last = capfd.readouterr().err.splitlines()
+    assert first == [f"step {n}" for n in range(20)]
+    assert last == "(what more it prints is not shown)"
+
+
 def test_what_it_prints_does_not_mix_with_what_we_print(capfd):
     assert list(in_fresh_process(print_much)) == [1]
     printed = capfd.readouterr()

@@ -118,3 +118,11 @@ def test_time_limit_may_be_chosen():
         assert not outcome.truncated.any()
         envs.step(np.zeros(3, np.int32), outcome)
     assert outcome.truncated.all()
+
+
+def test_time_limit_may_be_taken_away():
+    endless = find_env("CartPole-v1", max_episode_steps=-1)
+    assert endless.max_episode_steps is None
+    assert endless is find_env("CartPole-v1", max_episode_steps=-1)
+    with pytest.raises(EnvError, match="max_episode_steps=0, wanted a positive integer or None"):
+        find_env("CartPole-v1", max_episode_steps=0)

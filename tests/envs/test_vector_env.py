@@ -323,6 +323,15 @@ def test_time_limit_can_be_chosen(mode, chosen, wanted):
         assert t != wanted or infos["episode"]["l"].tolist() == [wanted] * 2
 
 
+@pytest.mark.parametrize(("of_class", "wanted"), [(3, 3), (-1, None)])
+def test_limit_of_a_class_made_with_another_holds(of_class, wanted):
+    envs = VectorEnv(Endless.with_time_limit(of_class), 1)
+    envs.reset(seed=0)
+    truncated = [bool(envs.step([0])[3][0]) for _ in range(20)]
+    assert truncated[:3] == ([False, False, True] if wanted else [False] * 3)
+    assert any(truncated) == (wanted is not None)
+
+
 class Endless(Counting):
     params = {"length": 10**9}
     max_episode_steps = 12

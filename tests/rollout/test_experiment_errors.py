@@ -192,6 +192,9 @@ def test_unknown_key_is_told_with_the_nearest(override, hint):
         ),
         ("env.id=''", "wanted a string"),
         ("env.num_envs=16777216", "wanted an integer from 1 to 2**24 - 1"),
+        ("env.max_episode_steps=0", "wanted an integer from 1 to 2**31 - 1, or -1 (steps after"),
+        ("env.max_episode_steps=2.5", "wanted an integer from 1 to 2**31 - 1, or -1"),
+        ("env.params.forse=1.0", "unknown key env.params.forse, CartPole has none such; did you"),
         ("env.params.force=strong", "wanted a number, or true or false"),
         (
             "env.params.force=true",
