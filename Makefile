@@ -31,7 +31,7 @@ train: $(INSTALLED) ## train CartPole until it is solved
 	$(BIN)/rollout train configs/cartpole_ppo.toml
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(INSTALLED) ## run the slow tests: learning curves, many processes
 	$(BIN)/python -m pytest -m slow --timeout 900

@@ -124,6 +124,7 @@ def test_compiled_play_is_plain_pythons():
     assert_compiled_equals_plain(AsterixFull, random_player(LETTERS), 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("player", "episodes"), [(random_player("nlurdf"), 200), (gather_with_care, 60)]
 )

@@ -92,6 +92,7 @@ def test_compiled_play_is_plain_pythons():
     assert_compiled_equals_plain(FreewayFull, random_player(LETTERS), 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("player", "episodes"), [(random_player("nlurdf"), 15), (cross_with_care, 15)]
 )

@@ -256,6 +256,7 @@ def test_compiled_play_is_plain_pythons():
     assert assert_compiled_equals_plain(SeaquestFull, random_player(LETTERS), 600) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("player", "episodes"), [(random_player(LETTERS), 400), (fetch_divers, 100)]
 )

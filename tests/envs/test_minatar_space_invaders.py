@@ -177,6 +177,7 @@ def test_compiled_play_is_plain_pythons():
     assert assert_compiled_equals_plain(SpaceInvadersFull, random_player(LETTERS), 600) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("player", "episodes"), [(random_player(LETTERS), 400), (shoot_and_dodge, 60)]
 )

@@ -25,6 +25,7 @@ from rollout.envs.classic.cartpole import CartPole
 from rollout.envs.diagnostic.counting import Counting
 from tests.envs.gymnasium_envs import Maze, Sliders, Tiles, assert_same, random_actions
 from tests.envs.nasty import Nasty, Pixels
+from tests.some_fast import slow_unless
 
 OWN = {"tests/Maze-v0": Maze, "tests/Tiles-v3": Tiles, "tests/Sliders": Sliders}
 ENVS = [CartPole, Counting, Nasty, Pixels, Maze, Tiles, Sliders]
@@ -55,7 +56,12 @@ OF_SPACES = (
 )
 
 
-@pytest.mark.parametrize("env_id", [*(f"rollout/{name}" for name in BUNDLED), *OWN])
+FAST = ("rollout/CartPole-v1", "rollout/Pendulum-v1", "rollout/Breakout-MinAtar", *OWN)
+
+
+@pytest.mark.parametrize(
+    "env_id", slow_unless(FAST, [*(f"rollout/{name}" for name in BUNDLED), *OWN])
+)
 def test_passes_gymnasiums_checker(env_id):
     for message in OF_SPACES:
         warnings.filterwarnings("ignore", rf".*{message}")

@@ -6,6 +6,7 @@ from rollout import api
 from rollout.envs import BUNDLED
 from tests.rollout.conftest import Acting
 from tests.rollout.saboteur import ACTOR, TEMPLATE, Saboteur, kills
+from tests.some_fast import slow_unless
 
 NUM_ENVS, LENGTH, UPDATES, EVERY = 10, 16, 80, 10
 STEPS = NUM_ENVS * LENGTH  # of one update
@@ -28,7 +29,7 @@ def tables(env_id: str) -> dict:
 
 @pytest.mark.parametrize(
     "env_id",
-    [env_id if env_id in FAST else pytest.param(env_id, marks=pytest.mark.slow) for env_id in ENVS],
+    slow_unless(FAST, ENVS),
 )
 def test_neither_fleet_nor_kills_nor_resuming_change_the_result(env_id, places, tmp_path, view):
     alone = api.train(tables(env_id), ["fleet.num_actors=1"], run_dir=tmp_path / "alone").summary

@@ -1,0 +1,14 @@
+"""Tests of everything there is, of which most cases are only for `make test-slow`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def slow_unless(fast: Iterable[str], names: Iterable[str]) -> list[Any]:
+    """The names for `parametrize`: those that are not among `fast` marked as slow."""
+    chosen = set(fast)
+    return [
+        name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names
+    ]
