@@ -191,9 +191,20 @@ class Envs:
                 self.record_bytes, self.params_bytes, action, *outcome.arrays
             )
         except (TypeError, AttributeError) as error:
-            if not self.jit and error.__traceback__ and error.__traceback__.tb_next:
-                raise  # the author's own, in plain Python
+            if self._fit(action, outcome):
+                raise  # the author's own
             raise EnvError(self._step_problem(action, outcome)) from error
+
+    def _fit(self, action: Any, outcome: Any) -> bool:
+        """Whether `step` can take these."""
+        layout = action_layout(self.env.action_space)
+        return (
+            isinstance(action, np.ndarray)
+            and (action.shape, action.dtype) == (self._action_shape, layout.dtype)
+            and action.flags.c_contiguous
+            and isinstance(outcome, Outcome)
+            and outcome.shape == self._outcome_shape
+        )
 
     def _step_problem(self, action: Any, outcome: "Outcome") -> str:
         if not isinstance(outcome, Outcome) or outcome.shape != self._outcome_shape:

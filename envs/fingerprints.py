@@ -5,7 +5,6 @@ code. So a fingerprint follows every name to its value: of functions it takes th
 process would compile, not the text of a file that may have changed since.
 """
 
-import ctypes
 import enum
 import hashlib
 import inspect
@@ -20,6 +19,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 from numba.core.dispatcher import Dispatcher
+from numba.core.types import Type
 
 KIT = (
     "batch_kernel.py",
@@ -32,7 +32,6 @@ KIT = (
 
 
 FROZEN_BYTES = 10**6  # of an array: larger ones, Numba's machine code has by their address
-CFunction: type = ctypes.CFUNCTYPE(None).__mro__[1]
 
 
 class Uncached(Exception):
@@ -85,6 +84,7 @@ class _Values:
         if inspect.isfunction(value):
             self._add_function(value)
         elif isinstance(value, tuple | list):
+            self._add(repr(getattr(value, "_fields", ())))
             for i, one in enumerate(value):
                 self.add(f"[{i}]", one)
         elif isinstance(value, np.ndarray):
@@ -99,14 +99,13 @@ class _Values:
             self._add_code(value)
         elif isinstance(value, _COMPARED_BY_REPR) or value is None:
             self._add(repr(value))
-        elif isinstance(value, CFunction):
-            raise Uncached(name)  # an address in this process
-        elif isinstance(value, types.ModuleType | type) or callable(value):
+        elif isinstance(value, types.ModuleType) or _is_of_library(value):
             # a module: its functions and constants come by their own names, see named_in
-            self._add(
-                str(getattr(value, "__module__", "")), str(getattr(value, "__qualname__", ""))
+            names = (
+                getattr(value, name, "") for name in ("__module__", "__qualname__", "__name__")
             )
-        else:
+            self._add(*map(str, names))
+        else:  # a C function, a class or a vectorized function of the author's, any object
             raise Uncached(name)
 
     def _add_function(self, function: types.FunctionType) -> None:
@@ -130,7 +129,9 @@ class _Values:
             self.add("constant", constant)
 
 
-_COMPARED_BY_REPR = int | float | complex | str | bytes | bool | frozenset | np.generic | np.dtype
+_COMPARED_BY_REPR = (
+    int | float | complex | str | bytes | bool | frozenset | np.generic | np.dtype | Type
+)
 
 
 def named_in(function: types.FunctionType) -> dict[str, Any]:
@@ -148,9 +149,12 @@ def named_in(function: types.FunctionType) -> dict[str, Any]:
         except ValueError:  # not assigned yet
             continue
     waiting = list(found.items())
+    seen: set[int] = set()  # modules, which may name each other
     while waiting:
         place, value = waiting.pop()
-        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] not in LIBRARIES:
+        is_module = isinstance(value, types.ModuleType)
+        if is_module and value.__name__.split(".")[0] not in LIBRARIES and id(value) not in seen:
+            seen.add(id(value))
             members = {f"{place}.{n}": getattr(value, n) for n in names if hasattr(value, n)}
             new = {place: member for place, member in members.items() if place not in found}
             found |= new
@@ -159,3 +163,13 @@ def named_in(function: types.FunctionType) -> dict[str, Any]:
 
 
 LIBRARIES = ("numpy", "math", "cmath", "numba")  # known by their versions
+
+
+def _is_of_library(value: Any) -> bool:
+    """Whether a function or class comes with Python or a library, and so its name says it all."""
+    if isinstance(value, type) or inspect.isroutine(value):
+        module = value.__module__ or type(getattr(value, "__self__", None)).__module__
+        return module.partition(".")[0] in (*LIBRARIES, "builtins", "operator", "_operator")
+    return (
+        type(value).__module__.partition(".")[0] == "numpy"
+    )  # a ufunc; Numba has those of authors

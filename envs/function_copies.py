@@ -54,6 +54,7 @@ class _Copies:
     def __init__(self, finish: Callable[[types.FunctionType, Mapping[str, Any] | None], Any]):
         self._finish = finish
         self._copies: dict[Callable, Any] = {}
+        self._modules: dict[tuple[int, frozenset[str]], types.ModuleType] = {}
 
     def of(self, value: Any) -> Any:
         """A function's copy, anything else as it is."""
@@ -73,7 +74,7 @@ class _Copies:
         copy.__dict__["__wrapped__"] = function  # for messages
         finished = self._finish(copy, options)
         self._copies[function] = finished  # before what follows: it may call itself
-        named = _names(function.__code__)
+        named = frozenset(_names(function.__code__))
         for name in named & names.keys():
             names[name] = self._member(names[name], named)
         for cell, original in zip(cells, function.__closure__ or (), strict=True):
@@ -81,13 +82,15 @@ class _Copies:
                 cell.cell_contents = self.of(original.cell_contents)
         return finished
 
-    def _member(self, value: Any, named: set[str]) -> Any:
+    def _member(self, value: Any, named: frozenset[str]) -> Any:
         """What a name means in a copy; of a module, with copies in it of the functions `named`."""
         if not isinstance(value, types.ModuleType):
             return self.of(value)
         if value.__name__.partition(".")[0] in LIBRARIES:
             return value
-        module = types.ModuleType(value.__name__)
+        if (id(value), named) in self._modules:  # modules may name each other
+            return self._modules[id(value), named]
+        module = self._modules[id(value), named] = types.ModuleType(value.__name__)
         module.__dict__.update(vars(value))
         for name in named & vars(value).keys():
             setattr(module, name, self._member(getattr(value, name), named))

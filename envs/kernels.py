@@ -21,6 +21,7 @@ import inspect
 import os
 import shutil
 import sys
+import threading
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,9 +37,10 @@ from rollout.envs.authoring.authored import AuthoredFunction, reached_from
 from rollout.envs.authoring.compile_errors import compile_authored
 from rollout.envs.errors import EnvError
 from rollout.envs.fingerprints import Uncached, fingerprint
-from rollout.envs.function_copies import checked_copies
+from rollout.envs.function_copies import OPTIONS, checked_copies
 from rollout.envs.records import records
 
+_loading = threading.RLock()  # of one template after the other, also by several threads
 _bindings: Mapping[str, Any] = {}  # of the template that runs now
 _preamble: Mapping[str, Any] = {}  # what the source before it has defined
 
@@ -90,6 +92,19 @@ def load_kernels(
     With jit=False the template runs as plain Python. Raises EnvError where a function of the
     environment's does not compile.
     """
+    with _loading:
+        return _load_kernels(template, bindings, examples, jit, preamble, authored, checked)
+
+
+def _load_kernels(
+    template: Path,
+    bindings: Mapping[str, Any],
+    examples: Mapping[str, tuple],
+    jit: bool,
+    preamble: str,
+    authored: Authored | None,
+    checked: bool,
+) -> types.SimpleNamespace:
     source = preamble + template.read_text()
     if not jit:
         plain = {"jit": _identity, "jit_fma": _identity, "entry": _identity}
@@ -195,7 +210,7 @@ def _locked(home: Path) -> Iterator[None]:
         os.close(lock)
 
 
-_ENTRY: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
+_ENTRY: dict[str, Any] = OPTIONS | {"no_cfunc_wrapper": True}
 _INNER: dict[str, Any] = _ENTRY | {
     "no_cpython_wrapper": True
 }  # called from compiled code only: quicker to compile

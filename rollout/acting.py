@@ -29,11 +29,11 @@ class Workspace:
         self.noise = np.zeros(BLOCK * action_size(network.head), np.float32)
         is_gaussian = isinstance(network.head, GaussianHead)
         dtype = np.float32 if is_gaussian else np.int32
-        self.given = np.zeros(action_size(network.head), dtype)  # one action, for one step
+        self.env_action = np.zeros(action_size(network.head), dtype)  # one action, for one step
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """The arrays in the order `act_unroll` takes them."""
-        return self.packed, self.scratch, self.noise, self.given
+        return self.packed, self.scratch, self.noise, self.env_action
 
 
 class UnrollBuffer:

@@ -1,8 +1,9 @@
 """Acting, compiled: observe → policy → sample → step → write, T steps of N environments a call.
 
 A template (see envs/kernels.py), run behind the generated policy (policy_kernel.py), which defines
-`pack`, `load_row`, `forward` and the constants in capitals, and behind that of the head
-(categorical_kernel.py, gaussian_kernel.py). Nothing here uses Python objects.
+`pack`, `load_row`, `forward` and the constants from BLOCK on, and behind that of the head
+(categorical_kernel.py, gaussian_kernel.py), which has `draw_noise`, `choose` and `for_env`. What
+comes before these is the environment's (batch.env_bindings). Nothing here uses Python objects.
 """
 
 from rollout.envs.kernels import bound
@@ -30,7 +31,7 @@ def act_unroll(
     packed,
     scratch,
     noise,
-    given,
+    env_action,
     greedy,
     position,
     observation,
@@ -94,7 +95,7 @@ def act_unroll(
                 if HAS_VALUE:
                     value[t, i] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]
                 reward[t, i], terminated[t, i], truncated[t, i] = step_one(
-                    envs, params, i, for_env(flat_action[t, i], given)
+                    envs, params, i, for_env(flat_action[t, i], env_action)
                 )
                 if terminated[t, i] or truncated[t, i]:
                     if truncated[t, i]:

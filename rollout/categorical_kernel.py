@@ -85,14 +85,14 @@ def choose(outputs, log_std, noise, mask, greedy, action):
 if IS_SINGLE:
 
     @jit
-    def for_env(action, given):
+    def for_env(action, env_action):
         """What the environment's step gets."""
         return action[0]
 
 else:
 
     @jit
-    def for_env(action, given):
+    def for_env(action, env_action):
         """What the environment's step gets: a copy, which it may change."""
-        given[:] = action
-        return given
+        env_action[:] = action
+        return env_action

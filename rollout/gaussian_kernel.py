@@ -43,8 +43,8 @@ def choose(outputs, log_std, noise, mask, greedy, action):
 
 
 @jit
-def for_env(action, given):
-    """What the environment's step gets: the action within its bounds, in `given`."""
+def for_env(action, env_action):
+    """What the environment's step gets: the action within its bounds, in `env_action`."""
     for j in range(ACTION_SIZE):
-        given[j] = min(max(action[j], LOW[j]), HIGH[j])
-    return given
+        env_action[j] = min(max(action[j], LOW[j]), HIGH[j])
+    return env_action

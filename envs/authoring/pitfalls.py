@@ -105,7 +105,8 @@ def _assigns_array_whole(
 
 
 def _changes_params(authored: AuthoredFunction, function: types.FunctionType, node: Any) -> Refusal:
-    if any(_role(authored, target) == "params" for target in _targets(node)):
+    fields = (one for one in _targets(node) if _names_field(one))  # a helper's own may be arrays
+    if any(_role(authored, target) == "params" for target in fields):
         reason = "params are the same for all environments, and never change"
         return reason, "a field of `state`, set in `reset`"
     return None
@@ -114,7 +115,7 @@ def _changes_params(authored: AuthoredFunction, function: types.FunctionType, no
 def _changes_action(authored: AuthoredFunction, function: types.FunctionType, node: Any) -> Refusal:
     for target in _targets(node):
         if isinstance(target, ast.Subscript) and _role(authored, target) == "action":
-            return "this would change the action that is kept for training", "a name of its own"
+            return "an action is only read: it is whoever's that calls `step`", "a name of its own"
     return None
 
 
@@ -181,6 +182,10 @@ def _targets(node: ast.AST) -> Iterator[ast.expr]:
             yield from target.elts if isinstance(target, ast.Tuple) else [target]
     elif isinstance(node, ast.AugAssign | ast.For):
         yield node.target
+
+
+def _names_field(target: ast.AST) -> bool:
+    return any(isinstance(node, ast.Attribute) for node in ast.walk(target))
 
 
 def _role(authored: AuthoredFunction, target: ast.expr) -> str | None:

@@ -198,19 +198,22 @@ class Parity:
             self.place = f"environment {i}, episode 0, reset"
             both = (self._trial.envs(1, first_env=i, jit=jit) for jit in (True, False))
             pairs.append([Player([envs], self._trial.seed + i) for envs in both])
+            self._compare(*pairs[-1])
+            if self.difference:
+                return
         num_steps = min(PLAIN_STEPS, self._trial.num_steps)
         while self.steps < num_steps and (time.monotonic() < end or not self.steps):
             for compiled, plain in pairs:
+                self.place = place(compiled.records()["clock"][0])
+                compiled.step()
+                plain.step()
                 self._compare(compiled, plain)
                 if self.difference:
                     return
             self.steps += 1
 
     def _compare(self, compiled: Player, plain: Player) -> None:
-        """Compare one step; afterwards their states are the same."""
-        self.place = place(compiled.records()["clock"][0])
-        compiled.step()
-        plain.step()
+        """Compare what a step, or a reset, has made; afterwards their states are the same."""
         for found in differences_of(compiled, plain):
             if not found.is_rounding:
                 self.difference = str(found)

@@ -21,9 +21,9 @@ from rollout.envs.compiled_env import CompiledEnv
 # ends, so has the process that asked, and this one follows.
 PROGRAM = """\
 import json, sys
-sys.path[:] = json.loads(sys.stdin.buffer.readline())
+sys.path[:], folders = json.loads(sys.stdin.buffer.readline())
 from rollout.envs.checks.fresh_process import serve
-serve()
+serve(folders)
 """
 STDERR = 2  # where it prints to: what it says must not mix with what a command of ours prints
 PRINTED_LINES = 20  # of an environment that prints in every step, the rest is not shown
@@ -108,12 +108,12 @@ def _how_it_ended(status: int) -> str:
 
 
 def _pickled(task: tuple) -> bytes:
-    """Three parts: sys.path and the length of the rest as lines, the rest as bytes."""
+    """Three parts: sys.path and folders of environments, the length of the rest, the rest."""
     folders: set[str] = set()
     buffer = io.BytesIO()
     _Pickler(buffer, folders).dump(task)
-    path = json.dumps([*sys.path, *sorted(folders - set(sys.path))])
-    return f"{path}\n{len(buffer.getvalue())}\n".encode() + buffer.getvalue()
+    paths = json.dumps([sys.path, sorted(folders)])
+    return f"{paths}\n{len(buffer.getvalue())}\n".encode() + buffer.getvalue()
 
 
 class _Pickler(cloudpickle.Pickler):
@@ -149,14 +149,19 @@ def _is_importable(env: type) -> bool:
     return found is env and env.__module__ != "__main__"
 
 
-def serve() -> None:
-    """Do, in the fresh process, what comes by standard input."""
+def serve(folders: list[str]) -> None:
+    """Do, in the fresh process, what comes by standard input.
+
+    folders: where modules of environments are looked for first, as `find_env` does.
+    """
     stdin = sys.stdin.buffer
     size = int(stdin.readline())
     task = stdin.read(size)
     threading.Thread(target=_end_when_closed, args=(stdin,), daemon=True).start()
     try:
+        sys.path[:0] = folders
         function, arguments = cloudpickle.loads(task)
+        del sys.path[: len(folders)]
         for value in function(*arguments):
             _tell({"value": value})
         _tell({"done": True})

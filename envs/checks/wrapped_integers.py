@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, MultiBinary, Space
+from gymnasium.spaces import Box, Dict, MultiBinary, MultiDiscrete, Space
 
 from rollout.envs.batch import Envs
 from rollout.envs.checks.elements import Outside, observation_leaves
@@ -25,11 +25,12 @@ def wrapped_integer(trial: Trial, limit_s: float) -> str | None:
         return None
     wide_env: Any = type(trial.env.__name__, (trial.env,), {"observation_space": space})
     wide = Envs(wide_env, NUM_ENVS, trial.seed, params=trial.params, jit=False, begin=False)
-    narrow = trial.envs(NUM_ENVS)
-    player = trial.player(narrow)
+    narrow = trial.envs(NUM_ENVS, jit=False, begin=False)
+    playing = trial.envs(NUM_ENVS)
+    player = trial.player(playing)
     end = time.monotonic() + limit_s
     for _ in range(min(NUM_STEPS, trial.num_steps)):
-        wide.records[:] = narrow.records
+        wide.records[:] = narrow.records[:] = playing.records
         try:
             found = _difference(wide, narrow)
         except Exception:  # check_plain_python says so
@@ -46,6 +47,8 @@ def _widened(space: Space) -> Space:
         return Dict({name: _widened(inner) for name, inner in space.spaces.items()})
     if isinstance(space, MultiBinary):
         return Box(0, 1, space.shape, np.int64)
+    if isinstance(space, MultiDiscrete):
+        return MultiDiscrete(space.nvec)  # of 64 bits
     if isinstance(space, Box) and space.dtype.kind in "iu" and space.dtype.itemsize < 8:
         return Box(space.low.astype(np.int64), space.high.astype(np.int64), dtype=np.int64)
     return space

@@ -18,6 +18,15 @@ from rollout.envs.batch import Envs, record_dtype, state_bytes
 from rollout.envs.compiled_env import NO_LIMIT, CompiledEnv
 from rollout.envs.errors import EnvError
 from rollout.envs.interfaces.observation_batch import first_rows, one_row
+from rollout.envs.interfaces.vector_arguments import (
+    checked_mode,
+    checked_render_mode,
+    chosen_seeds,
+    metadata_of,
+    reset_mask,
+    step_problem,
+    time_limit,
+)
 from rollout.envs.interfaces.vector_memory import (
     BEGAN,
     LENGTH,
@@ -27,7 +36,6 @@ from rollout.envs.interfaces.vector_memory import (
     Memory,
     load_vector_kernels,
 )
-from rollout.envs.layouts import action_layout
 from rollout.envs.registry import as_env
 
 
@@ -70,11 +78,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             do: the wrapper brings its own and refuses others.
         jit: False runs the same code as plain Python, for a debugger.
         """
-        env = as_env(env)
-        if env.without_limit is not None:  # that one, other processes can import
-            if max_episode_steps is None:
-                max_episode_steps = env.max_episode_steps or NO_LIMIT
-            env = env.without_limit
+        definition = as_env(env)
+        unlimited: type[CompiledEnv] | None = vars(definition).get("without_limit")
+        env = unlimited or definition  # other processes can import it
+        if env is not definition and max_episode_steps is None:
+            max_episode_steps = definition.max_episode_steps or NO_LIMIT
         self._arguments = {
             "env": env,
             "num_envs": num_envs,
@@ -93,16 +101,16 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.copy = copy
-        self._mode = _checked_mode(autoreset_mode)
+        self._mode = checked_mode(autoreset_mode)
         self.metadata = metadata_of(env) | {"autoreset_mode": self._mode}
-        self.render_mode = _checked_render_mode(env, render_mode)
+        self.render_mode = checked_render_mode(env, render_mode)
 
         kernels = load_vector_kernels(env, jit)
         self._begin_chosen, self._step_chosen = kernels.begin_chosen, kernels.step_chosen
         self._memory = Memory(env, num_envs)
         self._reused = None if copy else self._memory.observations.allocate()
         self._has_mask = hasattr(env, "action_mask")
-        self._step_arguments = (MODES.index(self._mode), _time_limit(env, max_episode_steps))
+        self._step_arguments = (MODES.index(self._mode), time_limit(env, max_episode_steps))
         self._wants_statistics = episode_statistics
         self._gives_statistics = episode_statistics
         self._is_begun = False
@@ -117,8 +125,13 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
         seed: s for s, s + 1, …, or one for each environment, from 0 to 2³² - 1.
         """
-        chosen = self._reset_mask(options)
-        seeds = self._seeds(seed, chosen)
+        chosen = reset_mask(options, self.num_envs)
+        seeds = chosen_seeds(seed, chosen)
+        if not self._is_begun:
+            if not chosen.all():
+                raise EnvError(f"{self._name}: the first reset is of all environments")
+            entropy = np.frombuffer(os.urandom(4 * self.num_envs), np.uint32)
+            seeds = np.where(seeds < 0, entropy, seeds)
         self._gives_statistics = self._wants_statistics and not _is_counted_by_wrapper(self)
         self._is_begun = True
         observations, mask = self._begin(chosen, seeds)
@@ -186,7 +199,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             memory.final_mask,
         )
         if num_ended < 0:
-            raise EnvError(self._step_problem(actions))
+            raise EnvError(step_problem(self._envs.env, memory, self._is_begun, actions))
         infos = self._mask_infos(mask, np.ones(N, np.bool_)) if self._has_mask else {}
         if num_ended:
             self._tell_ends(infos, terminated | truncated, num_ended)
@@ -201,7 +214,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             raise EnvError(f"{self._name} cannot read its actions: {error}") from error
         fits = array.shape == memory.action.shape and array.dtype.kind in memory.action_kinds
         if not (fits and self._is_begun):
-            raise EnvError(self._step_problem(actions))
+            raise EnvError(step_problem(self._envs.env, memory, self._is_begun, actions))
         return array.astype(memory.given_dtype, "C")
 
     def _tell_ends(self, infos: dict[str, Any], ended: np.ndarray, num_ended: int) -> None:
@@ -227,36 +240,6 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             return {}
         return {"action_mask": mask.view(np.int8), "_action_mask": is_told}
 
-    def _step_problem(self, actions: Any) -> str:
-        """Why a step with these actions, an array or what becomes one, was refused."""
-        layout, found = action_layout(self._envs.env.action_space), np.asarray(actions)
-        shape = (self.num_envs, *layout.shape)
-        if found.shape != shape or found.dtype.kind not in self._memory.action_kinds:
-            kind = "integers" if layout.choices else "numbers"
-            return (
-                f"{self._name} got actions {found.dtype} {list(found.shape)}, "
-                f"wanted {kind} {list(shape)}"
-            )
-        if not self._is_begun:
-            return f"{self._name}: call reset before step"
-        if layout.choices:
-            wrong = np.argwhere((found < 0) | (found >= np.array(layout.choices)))
-            if len(wrong):
-                place = tuple(wrong[0])
-                stop = layout.choices[place[1] if layout.shape else 0]
-                return (
-                    f"{self._name} got action {found[place]} for environment {place[0]}, wanted "
-                    f"an integer from 0 to {stop - 1}"
-                )
-        elif np.isnan(found).any():
-            row, column = np.argwhere(np.isnan(found))[0]
-            return f"{self._name} got action[{column}] = nan for environment {row}, wanted a number"
-        waiting = ", ".join(map(str, np.flatnonzero(self._memory.ended)))
-        return (
-            f"{self._name}: the episode of environment {waiting} has ended; reset it before the "
-            "next step (of several: options={'reset_mask': terminated | truncated})"
-        )
-
     def snapshot(self) -> bytes:
         """All that is known of what the environments will do; Envs.snapshot says how much that is.
 
@@ -264,7 +247,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         if not self._is_begun:
             raise EnvError(f"{self._name}: call reset before snapshot")
-        return self._snapshot_head() + self._envs.snapshot() + self._memory.ended.tobytes()
+        is_waiting = self._memory.ended & (self._mode != AutoresetMode.SAME_STEP)
+        return self._snapshot_head() + self._envs.snapshot() + is_waiting.tobytes()
 
     def _snapshot_head(self) -> bytes:
         """What a snapshot begins with, other for others' snapshots."""
@@ -317,85 +301,6 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     @property
     def _name(self) -> str:
         return self._envs.env.__qualname__
-
-    def _reset_mask(self, options: Mapping[str, Any] | None) -> np.ndarray:
-        """Which environments to reset."""
-        if not isinstance(options, Mapping | None):
-            raise EnvError(f"options={options!r}, wanted a dictionary, or None")
-        chosen = (options or {}).get("reset_mask")
-        if chosen is None:
-            return np.ones(self.num_envs, np.bool_)
-        is_mask = isinstance(chosen, np.ndarray) and chosen.dtype == np.bool_
-        if not (is_mask and chosen.shape == (self.num_envs,) and chosen.any()):
-            raise EnvError(
-                f"options['reset_mask'] is {chosen!r}, wanted a bool array [{self.num_envs}] "
-                "with at least one True"
-            )
-        if not (self._is_begun or chosen.all()):
-            raise EnvError(f"{self._name}: the first reset is of all environments")
-        return np.array(chosen)
-
-    def _seeds(self, seed: int | Sequence[int | None] | None, chosen: np.ndarray) -> np.ndarray:
-        """int64 [N]: the seed of each environment, or -1 to go on to its next episode."""
-        if seed is None:
-            wanted: list[Any] = [None] * self.num_envs
-        elif isinstance(seed, int | np.integer):
-            wanted = [int(seed) + i for i in range(self.num_envs)]
-        elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes):
-            wanted = list(seed)
-        else:
-            raise EnvError(f"seed={seed!r}, wanted an integer, one for each environment, or None")
-        if len(wanted) != self.num_envs:
-            raise EnvError(f"{len(wanted)} seeds for {self.num_envs} environments")
-        seeds = np.full(self.num_envs, -1)
-        for i in np.flatnonzero(chosen):
-            if wanted[i] is not None:
-                if not (isinstance(wanted[i], int | np.integer) and 0 <= wanted[i] < 2**32):
-                    raise EnvError(
-                        f"seed {wanted[i]!r} of environment {i}, wanted an integer from 0 to "
-                        f"{2**32 - 1}, or None"
-                    )
-                seeds[i] = wanted[i]
-        if not self._is_begun:
-            entropy = np.frombuffer(os.urandom(4 * self.num_envs), np.uint32)
-            seeds = np.where(seeds < 0, entropy, seeds)
-        return seeds
-
-
-def metadata_of(env: type[CompiledEnv]) -> dict[str, Any]:
-    """Gymnasium's metadata of an environment."""
-    modes = ["rgb_array"] if hasattr(env, "render") else []
-    return {"render_modes": modes, "render_fps": env.render_fps}
-
-
-def _checked_mode(autoreset_mode: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(autoreset_mode)
-    except ValueError:
-        modes = ", ".join(repr(mode.value) for mode in AutoresetMode)
-        raise EnvError(f"autoreset_mode={autoreset_mode!r}, wanted one of {modes}") from None
-
-
-def _checked_render_mode(env: type[CompiledEnv], render_mode: str | None) -> str | None:
-    modes = metadata_of(env)["render_modes"]
-    if render_mode is not None and render_mode not in modes:
-        raise EnvError(
-            f"{env.__qualname__} has no render_mode={render_mode!r}, wanted "
-            + " or ".join(map(repr, [*modes, None]))
-        )
-    return render_mode
-
-
-def _time_limit(env: type[CompiledEnv], chosen: int | None) -> int:
-    """Steps of an episode, 0 for no limit."""
-    if chosen is None:
-        return env.max_episode_steps or 0
-    if not (isinstance(chosen, int | np.integer) and (chosen == NO_LIMIT or 0 < chosen < 2**31)):
-        raise EnvError(
-            f"max_episode_steps={chosen!r}, wanted a positive integer, {NO_LIMIT} for no limit, or "
-            "None for the environment's own"
-        )
-    return 0 if chosen == NO_LIMIT else int(chosen)
 
 
 def _is_counted_by_wrapper(envs: VectorEnv) -> bool:

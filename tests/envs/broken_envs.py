@@ -4,6 +4,7 @@ import ctypes
 import os
 from typing import Any
 
+import numba
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
@@ -181,6 +182,19 @@ class Halfway(Good):
         return state.x, 2 * (state.t % 7 == 0)
 
 
+@numba.njit
+def advance(state):
+    state.t += 1
+
+
+class HalfwayDecorated(Good):
+    """The same, with a helper that plain Python cannot call as it is."""
+
+    def step(state, params, action, draw) -> Any:
+        advance(state)
+        return state.x, 2 * (state.t % 7 == 0)
+
+
 class NoLimit(Good):
     max_episode_steps = None
 
@@ -222,16 +236,27 @@ class Narrow(Good):
             "level": Box(0, 255, (2,), np.uint8),
             "inner": Dict({"depth": Box(-128, 127, (2, 2), np.int8)}),
             "flags": MultiBinary(2),
+            "kinds": MultiDiscrete([2, 4], dtype=np.int8),
             "count": Discrete(4),
             "place": Box(-10, 10, (1,), np.float32),
         }
     )
-    params = {"level": 0, "depth": 0, "flag": 0}
+    params = {"level": 0, "depth": 0, "flag": 0, "kind": 0}
 
     def observe(state, params, observation):
         is_due = state.t >= 7
         observation.level[1] = 255 + is_due * params.level
         observation.inner.depth[1, 0] = -128 - is_due * params.depth
         observation.flags[0] = 1 + is_due * params.flag
+        observation.kinds[1] = 2 + is_due * params.kind
         observation.count = 3
         observation.place[0] = state.x
+
+
+class Otherwise(Good):
+    """Shows what compiled code, whose integers have 64 bits, computes otherwise than Python."""
+
+    observation_space = Box(0, 255, (1,), np.uint8)
+
+    def observe(state, params, observation):
+        observation[0] = (state.t * MULTIPLIER) % 251

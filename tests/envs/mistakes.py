@@ -490,7 +490,7 @@ def step_compares_all_actions(state, params, action, draw):
 
 #
 @mistake(
-    "this would change the action that is kept for training",
+    "an action is only read",
     "a name of its own",
     action_space=Box(-1, 1, (2,), np.float32),
 )

@@ -143,6 +143,22 @@ def test_end_at_the_time_limit_is_both_terminated_and_truncated():
     assert outcome.final_observation[0].tolist() == [0, 1, 5]
 
 
+class Unhappy(Counting):
+    def step(state, params, action, draw):
+        if action == 2:
+            raise TypeError("my own")
+        return 0.0, False
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_type_error_of_the_authors_is_not_taken_for_a_wrong_call(jit):
+    envs, outcome = Envs(Unhappy, 2, seed=0, jit=jit), Outcome(Unhappy, 2)
+    with pytest.raises(TypeError, match="my own"):
+        envs.step(np.array([0, 2], np.int32), outcome)
+    with pytest.raises(EnvError, match="got actions int64"):
+        envs.step(np.array([0, 2]), outcome)
+
+
 class OneStep(Counting):
     max_episode_steps = 1
 

@@ -22,6 +22,7 @@ from rollout.envs.checks.trial import Trial
 from rollout.envs.diagnostic.counting import Counting
 from tests.envs import broken_envs as broken
 from tests.envs.broken_envs import Broken, Good
+from tests.some_fast import slow_unless
 
 NAMES = [name for name, *_ in CHECKS]
 
@@ -120,6 +121,7 @@ def test_place_is_named(how, check, where):
         ("level", 1, "observation.level[1] is 256, wanted 0 to 255 of uint8, which keeps 0"),
         ("depth", 3, "inner.depth[1, 0] is -131, wanted -128 to 127 of int8, which keeps 125"),
         ("flag", 255, "observation.flags[0] is 256, wanted -128 to 127 of int8, which keeps 0"),
+        ("kind", 256, "observation.kinds[1] is 258, wanted -128 to 127 of int8, which keeps 2"),
     ],
 )
 def test_integer_that_wraps_in_an_observation_is_named(param, by, said):
@@ -134,6 +136,12 @@ def test_integer_that_wraps_in_an_observation_is_named(param, by, said):
 
 def test_integers_that_fit_pass():
     assert checked(broken.Narrow)["observations"].status == Status.PASSED
+
+
+def test_what_plain_python_computes_otherwise_is_not_said_to_wrap():
+    report = checked(broken.Otherwise)
+    assert report["observations"].status == Status.PASSED
+    assert report["plain_python"].status == Status.FAILED
 
 
 def test_what_needs_what_failed_is_not_tried():
@@ -167,8 +175,9 @@ def test_returning_objects_is_said_in_the_authors_terms():
     assert "cure: " in report["compiles"].finding
 
 
-def test_terminated_that_is_no_bool_fails():
-    report = checked(broken.Halfway)
+@pytest.mark.parametrize("env", [broken.Halfway, broken.HalfwayDecorated])
+def test_terminated_that_is_no_bool_fails(env):
+    report = checked(env)
     assert by_status(report, Status.FAILED) == ["rewards"]
     assert "step returns terminated = 2, wanted True or False" in report["rewards"].finding
 
@@ -322,10 +331,7 @@ def test_wrong_arguments_are_raised(arguments, said):
 QUICK = ("CartPole-v1", "Memory-v0")
 
 
-@pytest.mark.parametrize(
-    "env_id",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BUNDLED],
-)
+@pytest.mark.parametrize("env_id", slow_unless(QUICK, BUNDLED))
 def test_bundled_environment_passes(env_id):
     report = check_env(env_id, num_steps=1000 if env_id not in QUICK else 100)
     assert report.has_passed, report.failures

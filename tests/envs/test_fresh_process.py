@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rollout.envs import CompiledEnv, find_env
 from rollout.envs.checks.fresh_process import ProcessFailed, end_with, in_fresh_process
 
 
@@ -120,3 +121,26 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def what_a_helper_says(env: type[CompiledEnv]) -> Iterator[str]:
+    yield sys.modules[env.__module__].HELPER
+
+
+def test_helpers_beside_an_environment_come_before_installed_ones(tmp_path, monkeypatch):
+    """As where environments are found."""
+    source = """
+import numpy as np
+from fresh_helper import HELPER
+from rollout.envs.diagnostic.counting import Counting
+
+class Mine(Counting):
+    pass
+"""
+    (tmp_path / "fresh_beside.py").write_text(source)
+    (tmp_path / "fresh_helper.py").write_text("HELPER = 'beside'")
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "fresh_helper.py").write_text("HELPER = 'installed'")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    env = find_env("fresh_beside:Mine", str(tmp_path))
+    assert list(in_fresh_process(what_a_helper_says, env)) == ["beside"]

@@ -11,6 +11,7 @@ from rollout.envs import CompiledEnv, EnvError, Envs, Outcome, philox, uniform
 from rollout.envs.batch import state_bytes
 from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.shapes import make_schema
+from tests.envs.broken_envs import noise
 
 
 class Opaque(CompiledEnv):
@@ -33,18 +34,13 @@ class Opaque(CompiledEnv):
         observation[0], observation[1] = state.start, state.x
 
 
-@numba.njit
-def drawn_somewhere():
-    return np.random.random()
-
-
 class Open(Opaque):
     """The same without saying so, and not in a way that is seen when it is compiled."""
 
     has_hidden_state = False
 
     def step(state, params, action, draw):
-        state.x += drawn_somewhere()
+        state.x += noise()
         return state.x, False
 
 

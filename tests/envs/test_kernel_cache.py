@@ -8,18 +8,23 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
+from numba.experimental.jitclass.decorators import jitclass
 
-from rollout.envs import EnvError, Envs, kernels
-from rollout.envs.batch import load_env_kernels
+from rollout.envs import EnvError, Envs, Outcome, kernels
+from rollout.envs.batch import TEMPLATE, env_bindings, load_env_kernels
+from rollout.envs.classic.cartpole import CartPole
 from rollout.envs.diagnostic.counting import Counting
 
 ENVIRONMENT = """
 import enum
+from collections import namedtuple
 
 import numba
 import numpy as np
@@ -32,6 +37,8 @@ import cache_package.constants
 LIMIT = 3
 TABLE = np.arange(2000.0)
 PAIR = (1, np.arange(3000))
+Point = namedtuple("Point", "first second")
+POINT = Point(1, 2)
 NOBODY_NAMES_THIS = 1
 
 
@@ -70,7 +77,7 @@ class Small(CompiledEnv):
     def step(state, params, action, draw):
         # nothing of this line is compiled
         state.t += decorated(cache_helpers.outer(1)) + closure(action) + with_default(0)
-        state.t += TABLE[1999] + PAIR[1][2999] + cache_package.constants.STRIDE
+        state.t += POINT.first + TABLE[1999] + PAIR[1][2999] + cache_package.constants.STRIDE
         return uniform(draw, 0.0, 1.0), state.t > LIMIT and Kind.LEFT == action
 
     def observe(state, params, observation):
@@ -130,7 +137,7 @@ def write_modules(folder: Path, old: str = "", new: str = "") -> Path:
         "cache_environment.py": ENVIRONMENT,
         "cache_helpers.py": HELPERS,
         "cache_package/__init__.py": "",
-        "cache_package/constants.py": "STRIDE = 2\n",
+        "cache_package/constants.py": "import cache_package.constants\nSTRIDE = 2\n",
     }
     assert any(old in source for source in sources.values())
     for name, source in sources.items():
@@ -305,6 +312,45 @@ def test_numbas_own_settings_do_not_move_the_cache(modules, cache, filled, tmp_p
     assert not elsewhere.exists()
 
 
+def test_modules_that_name_each_other_are_copied_once(modules, monkeypatch):
+    """As the checked functions of a package are."""
+    monkeypatch.syspath_prepend(modules)
+    module = importlib.import_module("cache_environment")
+    envs, outcome = Envs(module.Small, 2, seed=0, checked=True), Outcome(module.Small, 2)
+    with pytest.raises(EnvError, match=r"observation\[0\] is 5013.0, wanted 0.0 to 9.0"):
+        envs.step(np.zeros(2, np.int32), outcome)
+
+
+def test_threads_load_the_kernels_of_their_own_environments(monkeypatch):
+    """Where they wait for each other least: in plain Python, with a switch at every chance."""
+    interval = sys.getswitchinterval()
+    wrong: list[str] = []
+
+    def load_again_and_again(env):
+        bindings = env_bindings(env, jit=False)
+        for _ in range(100):
+            loaded = kernels.load_kernels(TEMPLATE, bindings, {}, jit=False)
+            if (
+                bindings["RECORD_SIZE"] != loaded.RECORD_SIZE
+                or loaded.env_step is not (bindings["env_step"])
+            ):
+                wrong.append(env.__name__)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(target=load_again_and_again, args=(env,))
+            for env in (Counting, CartPole)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+
+
 def test_function_without_a_file_compiles_without_the_cache(cache):
     """As in a notebook."""
     space: dict = {}
@@ -319,21 +365,37 @@ def test_function_without_a_file_compiles_without_the_cache(cache):
 
 absolute = ctypes.CDLL(None).abs
 absolute.argtypes, absolute.restype = (ctypes.c_int,), ctypes.c_int
+vectorized = numba.vectorize(["int64(int64)"])(lambda x: x * 2)
 large, strided = np.arange(130_000.0), np.arange(64.0)[::2]
 
 
 @pytest.mark.parametrize(
     ("looked_up", "wanted"),
-    [(lambda: absolute(-2), 2), (lambda: large[2], 2), (lambda: strided[2], 4)],
-    ids=["c function", "large array", "strided array"],
+    [
+        (lambda: absolute(-2), 2),
+        (lambda: large[2], 2),
+        (lambda: strided[2], 4),
+        (lambda: vectorized(1), 2),
+        (lambda: Boxed(1).twice(), 2),
+    ],
+    ids=["c function", "large array", "strided array", "vectorized function", "compiled class"],
 )
-def test_what_numba_knows_by_its_address_compiles_without_the_cache(cache, looked_up, wanted):
+def test_what_has_no_fingerprint_compiles_without_the_cache(cache, looked_up, wanted):
     def reset(state, params, draw):
         state.t = looked_up()
 
     env = type("Tabled", (Counting,), {"reset": reset})
     assert Envs(env, 1, seed=0).records["state"]["t"] == wanted
     assert not cache.exists()
+
+
+@jitclass([("x", numba.int64)])
+class Boxed:
+    def __init__(self, x):
+        self.x = x
+
+    def twice(self):
+        return self.x * 2
 
 
 class Found(Exception):
@@ -375,6 +437,7 @@ def digest_of(folder: Path, monkeypatch, after_import: Callable[[], None] = lamb
         ("return x + 1  # decorated", "return x + 2"),
         ("closure = make(2)", "closure = make(3)"),
         ("by=4", "by=5"),
+        ('"first second"', '"second first"'),
         ("LEFT = 1", "LEFT = 2"),
         ("return x + OFFSET  # inner", "return x - OFFSET"),
         ("OFFSET = 5", "OFFSET = 6"),

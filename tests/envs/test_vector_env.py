@@ -23,6 +23,7 @@ from rollout.envs.classic.cartpole import CartPole
 from rollout.envs.diagnostic.counting import Counting
 from tests.envs.gymnasium_envs import MODES, Maze, Sliders, Tiles, assert_same, random_actions
 from tests.envs.nasty import Nasty, Pixels
+from tests.rollout.rich_envs import Choices
 
 ENVS = [CartPole, Counting, Nasty, Pixels, Maze, Tiles, Sliders]
 NEXT_STEP, SAME_STEP, DISABLED = MODES
@@ -311,6 +312,22 @@ def test_masks_are_what_sampling_takes():
         observation, _, _, _, infos = envs.step(actions)
 
 
+def test_masks_of_several_choices_are_split_as_sampling_takes_them():
+    envs = VectorEnv(Choices, 4)
+    space: Any = envs.single_action_space
+    _, infos = envs.reset(seed=0)
+    forbidden = 0
+    for _ in range(20):
+        rows = infos["action_mask"]
+        forbidden += (rows == 0).sum()
+        ends = np.cumsum(space.nvec)
+        actions = [space.sample(tuple(np.split(row, ends[:-1]))) for row in rows]
+        for action, row in zip(actions, rows, strict=True):
+            assert row[action + ends - space.nvec].all()
+        *_, infos = envs.step(np.array(actions))
+    assert forbidden > 0
+
+
 @pytest.mark.parametrize(("chosen", "wanted"), [(None, 12), (3, 3), (20, 20), (-1, None)])
 @each_mode
 def test_time_limit_can_be_chosen(mode, chosen, wanted):
@@ -321,6 +338,30 @@ def test_time_limit_can_be_chosen(mode, chosen, wanted):
         assert not terminated.any()
         assert truncated.tolist() == [t == wanted] * 2
         assert t != wanted or infos["episode"]["l"].tolist() == [wanted] * 2
+
+
+def test_subclass_of_a_class_made_with_another_limit_is_itself():
+    class Late(Counting.with_time_limit(7)):
+        def observe(state, params, observation):
+            observation[0] = state.t + 100
+
+    envs = VectorEnv(Late, 1)
+    assert envs.reset(seed=0)[0][0, 0] == 100
+    truncated = [bool(envs.step([0])[3][0]) for _ in range(7)]
+    assert truncated == [False] * 6 + [True]
+
+
+@pytest.mark.parametrize("mode", [NEXT_STEP, DISABLED])
+def test_snapshot_goes_on_in_another_autoreset_mode(mode):
+    """One of SAME_STEP holds no episode that has ended."""
+    envs = VectorEnv(Counting, 2, autoreset_mode=SAME_STEP)
+    envs.reset(seed=0)
+    for _ in range(5):
+        envs.step([0, 0])
+    other = VectorEnv(Counting, 2, autoreset_mode=mode)
+    shown, _ = other.restore(envs.snapshot())
+    assert shown[:, 1:].tolist() == [[1, 0]] * 2
+    assert other.step([0, 0])[0][:, 1:].tolist() == [[1, 1]] * 2
 
 
 @pytest.mark.parametrize(("of_class", "wanted"), [(3, 3), (-1, None)])
