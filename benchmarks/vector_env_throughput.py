@@ -45,7 +45,7 @@ def check_against_gymnasium() -> None:
     theirs.reset(seed=0)
     ours.reset(seed=0)
     dtype = record_dtype(CARTPOLE)
-    states = np.frombuffer(ours.snapshot()[: N * dtype.itemsize], dtype)["state"]
+    states = np.frombuffer(ours.snapshot()[-N * (dtype.itemsize + 1) : -N], dtype)["state"]
     theirs.state = np.stack([states[name] for name in ("x", "x_dot", "theta", "theta_dot")])
     action = np.random.default_rng(0).integers(0, 2, N)
     for one, other in zip(ours.step(action)[:4], theirs.step(action)[:4], strict=True):
