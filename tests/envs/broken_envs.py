@@ -23,7 +23,6 @@ from rollout.envs import CompiledEnv, uniform
     PARAM,
     ALIKE,
     BY_NUMBER,
-    HIDDEN,
     MASK,
     DIVISION,
     WRAP,
@@ -36,7 +35,7 @@ from rollout.envs import CompiledEnv, uniform
     FAILS,
     HANG,
     HANG_IN_RESET,
-) = range(25)
+) = range(24)
 MULTIPLIER = 6364136223846793005  # of a linear congruential generator: fills 64 bits
 
 
@@ -89,8 +88,6 @@ class Broken(CompiledEnv):
             return np.inf, False
         if params.how == PARAM:
             change(params)
-        if params.how == HIDDEN:
-            state.speed = noise()
         if params.how == DIVISION and is_due:
             state.speed = min(1.0, abs(state.place) / (state.t - 7))
         if params.how == WRAP:
@@ -135,15 +132,6 @@ def change(what):
 
 def look(what):
     what.looks += 1
-
-
-c_random = ctypes.CDLL(None).rand
-c_random.argtypes, c_random.restype = (), ctypes.c_int
-
-
-def noise():
-    """Draws from C's own generator, where nobody reads it from the source."""
-    return c_random() / 2.0**31
 
 
 def twice(x):
@@ -260,3 +248,21 @@ class Otherwise(Good):
 
     def observe(state, params, observation):
         observation[0] = (state.t * MULTIPLIER) % 251
+
+
+c_random = ctypes.CDLL(None).rand
+c_random.argtypes, c_random.restype = (), ctypes.c_int
+
+
+def noise():
+    """Draws from C's own generator, where nobody reads it from the source."""
+    return c_random() / 2.0**31
+
+
+class Hidden(Good):
+    """Depends on more than its record, and does not say so."""
+
+    def step(state, params, action, draw):
+        state.t += 1
+        state.x = noise()
+        return state.x, False

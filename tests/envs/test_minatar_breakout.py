@@ -104,6 +104,7 @@ def test_transitions_from_any_state_are_the_packages(place, bricks, letters):
             break
 
 
+@pytest.mark.slow
 def test_compiled_play_is_plain_pythons():
     assert assert_compiled_equals_plain(Breakout, follow_ball, 1500) > 0
     assert_compiled_equals_plain(BreakoutFull, random_player(LETTERS), 300)

@@ -87,6 +87,7 @@ def test_transitions_from_any_state_are_the_packages(chicken, cars, letters):
             break
 
 
+@pytest.mark.slow
 def test_compiled_play_is_plain_pythons():
     assert assert_compiled_equals_plain(Freeway, cross_with_care, 2600) > 0
     assert_compiled_equals_plain(FreewayFull, random_player(LETTERS), 300)

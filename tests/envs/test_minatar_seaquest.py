@@ -251,6 +251,7 @@ def test_things_leave_a_list_as_pythons_remove_does(listed, data):
     assert not things[len(listed) :].any(), "equal games have equal states"
 
 
+@pytest.mark.slow
 def test_compiled_play_is_plain_pythons():
     assert assert_compiled_equals_plain(Seaquest, fetch_divers, 1000) > 0
     assert assert_compiled_equals_plain(SeaquestFull, random_player(LETTERS), 600) > 0

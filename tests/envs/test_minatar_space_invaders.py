@@ -172,6 +172,7 @@ def test_waves_become_faster_to_a_limit_as_the_packages():
         assert intervals == ([11, 10, 9, 8, 7, 6, 6, 6] if ramping else [SLOWEST] * 8)
 
 
+@pytest.mark.slow
 def test_compiled_play_is_plain_pythons():
     assert assert_compiled_equals_plain(SpaceInvaders, shoot_and_dodge, 600) > 0
     assert assert_compiled_equals_plain(SpaceInvadersFull, random_player(LETTERS), 600) > 0
