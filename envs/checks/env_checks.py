@@ -119,20 +119,21 @@ def check_params(trial: Trial) -> Result:
 
 def check_seeding(trial: Trial) -> Result:
     """Where `reset` draws, other environments and other seeds begin otherwise."""
-    envs = trial.envs(NUM_BEGINNINGS)
+    num_envs = trial.as_many_as_fit(NUM_BEGINNINGS)
+    envs = trial.envs(num_envs)
     if not envs.records["clock"]["k"].any():
         return not_applicable("reset draws nothing")
     beginnings = len({one.tobytes() for one in envs.records["state"]})
     other_seed = (trial.seed + 1) % 2**32
-    other = trial.envs(NUM_BEGINNINGS, seed=other_seed)
+    other = trial.envs(num_envs, seed=other_seed)
     cure = "what `reset` draws must show in `state`"
     if beginnings == 1:
-        return failed(f"reset draws, but {NUM_BEGINNINGS} environments begin alike: {cure}")
+        return failed(f"reset draws, but {num_envs} environments begin alike: {cure}")
     if other.records["state"].tobytes() == envs.records["state"].tobytes():
         seeds = f"seeds {trial.seed} and {other_seed}"
         return failed(f"reset draws, but under {seeds} environments begin alike: {cure}")
     return passed(
-        f"{beginnings} beginnings of {NUM_BEGINNINGS} environments, others under another seed",
+        f"{beginnings} beginnings of {num_envs} environments, others under another seed",
         beginnings=beginnings,
     )
 
@@ -173,7 +174,7 @@ def check_episodes(trial: Trial) -> Result:
 
 def _endings(trial: Trial) -> tuple[np.ndarray, np.ndarray]:
     """(length, whether terminated) of the episodes that ended at random play."""
-    player = trial.player(trial.envs(NUM_PLAYING))
+    player = trial.player(trial.envs(trial.as_many_as_fit(NUM_PLAYING)))
     outcome = player.outcomes[0]
     limit = min(trial.env.max_episode_steps or MAX_EPISODE, MAX_EPISODE)
     end = time.monotonic() + LIMIT_S
@@ -189,7 +190,8 @@ def _endings(trial: Trial) -> tuple[np.ndarray, np.ndarray]:
 
 def _is_terminated_by_the_clock(trial: Trial, limit: int) -> bool:
     """Whether all episodes are terminated if their clock is put forward, and few otherwise."""
-    now, late = (trial.player(trial.envs(NUM_PLAYING)) for _ in range(2))
+    num_envs = trial.as_many_as_fit(NUM_PLAYING)
+    now, late = (trial.player(trial.envs(num_envs)) for _ in range(2))
     late.parts[0].records["clock"]["t"] = limit - 1
     now.step()
     late.step()
@@ -246,7 +248,7 @@ def check_render(trial: Trial) -> Result:
 def check_speed(trial: Trial) -> Result:
     """How fast it is, on one core."""
     texts, details = [], {}
-    for num_envs in BATCHES:
+    for num_envs in sorted({trial.as_many_as_fit(wanted) for wanted in BATCHES}):
         step_s = _seconds_per_step(trial, num_envs)
         rate = num_envs / step_s
         texts.append(f"{_short(rate)} steps/s of {num_envs:,} at once ({step_s * 1e6:,.1f} µs)")

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollout.envs.batch import Envs
+from rollout.envs.batch import Envs, record_dtype
 from rollout.envs.checks.checked_run import CheckedRun
 from rollout.envs.checks.hang_watch import HangWatch
 from rollout.envs.checks.random_play import Player
 from rollout.envs.compiled_env import CompiledEnv
 
 NUM_ENVS = 8
+AT_ONCE_BYTES = 2**28  # of the states of environments that play together
 LIMIT_S = 5.0  # a check is content with fewer steps by then: simulators may be slow
 HIDDEN = "has_hidden_state = True: no two runs can be compared"
 
@@ -30,6 +31,10 @@ class Trial:
     num_steps: int
     watch: HangWatch = field(default_factory=HangWatch)
     run: CheckedRun = field(init=False)
+
+    def as_many_as_fit(self, wanted: int) -> int:
+        """How many environments, if states are so large that memory is short; at least two."""
+        return min(wanted, max(2, AT_ONCE_BYTES // record_dtype(self.env).itemsize))
 
     def envs(self, num_envs: int = NUM_ENVS, *, seed: int | None = None, **how: Any) -> Envs:
         seed = self.seed if seed is None else seed

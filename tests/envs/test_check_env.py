@@ -15,7 +15,8 @@ from rollout.envs import (
     VectorEnv,
     check_env,
 )
-from rollout.envs.checks import env_checks, equality_checks
+from rollout.envs.batch import record_dtype
+from rollout.envs.checks import env_checks, equality_checks, trial
 from rollout.envs.checks.all_checks import CHECKS
 from rollout.envs.checks.check_report import Check, Status, run_checks
 from rollout.envs.checks.trial import Trial
@@ -189,6 +190,15 @@ def test_environment_that_says_it_hides_state_is_not_compared():
     compared = ["determinism", "partition", "buffers", "plain_python", "autoreset"]
     assert set(compared) <= set(by_status(report, Status.NOT_APPLICABLE))
     assert "give way to the next" in report["snapshot"].finding
+
+
+def test_large_states_are_tried_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(trial, "AT_ONCE_BYTES", 7 * record_dtype(Good).itemsize)
+    report = checked(Good)
+    assert report.has_passed
+    assert report["seeding"].finding.startswith("7 beginnings of 7 environments")
+    assert report["episodes"].details["truncated"] == 7
+    assert [name for name in report["speed"].details if name.startswith("step_us")] == ["step_us_7"]
 
 
 def test_counting_draws_nothing_and_has_nothing_to_seed():
