@@ -16,9 +16,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 LEARNING = {
     "acrobot_ppo": (300_000, -100.0),
     "breakout_minatar_ppo": (500_000, 5.0),
-    "cartpole_ppo": (150_000, 300.0),
+    "cartpole_ppo": (300_000, 300.0),
     "mountain_car_continuous_ppo": (1_700_000, 40.0),
-    "pendulum_ppo": (250_000, -400.0),
+    "pendulum_ppo": (400_000, -500.0),
 }
 
 

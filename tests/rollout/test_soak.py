@@ -75,7 +75,8 @@ def test_no_process_grows_while_actors_are_killed_all_the_time(start, places, mo
         if age > SOAK_S / 2 and time.monotonic() >= next_sample:
             next_sample = time.monotonic() + SAMPLE_EVERY_S
             for name, pid in watched(places, spared).items():
-                samples[name].append((age, memory_bytes(pid)))
+                with contextlib.suppress(FileNotFoundError):  # one killed late goes late
+                    samples[name].append((age, memory_bytes(pid)))
         time.sleep(0.02)
     assert command.wait() == 0, command.said()
     places.assert_gone()
