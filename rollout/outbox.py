@@ -162,7 +162,8 @@ class Outbox:
         if reply.answer == Answer.REFUSED:
             verdict = Verdict(reply.number).name.lower().replace("_", " ")
             hint = ""
-            if reply.number == Verdict.MALFORMED:  # our own code sends none, whole memory given
+            # Our own code sends neither, whole memory given.
+            if reply.number in (Verdict.MALFORMED, Verdict.DISCONTINUOUS):
                 hint = "; does its environment write outside its arrays? `rollout check-env` shows"
             raise Refused(f"{REFUSED}: {verdict}{hint}")
         if reply.answer == Answer.ACKNOWLEDGED:  # of this unroll, and of all before it

@@ -14,7 +14,7 @@ from rollout.assembler import AsyncAssembler, LockstepAssembler
 from rollout.checkpoint import Checkpoint, named_parameters, policy_parameters
 from rollout.cluster import Cluster
 from rollout.env_states import EnvStates
-from rollout.errors import RunFailed
+from rollout.errors import OperatorError, RunFailed
 from rollout.events import Event
 from rollout.inbox import Inbox
 from rollout.learner import Clock, Learner
@@ -155,7 +155,14 @@ class Run:
             account.put_state(checkpoint.state["account"])
             states.episodes_lost.update(checkpoint.state["episodes_lost"])
             if self._resumption.keeps_states:
-                states.put(checkpoint.arrays[ENV_STATE])
+                kept, size = checkpoint.arrays[ENV_STATE], plan.schema.state_bytes
+                if kept.shape[1] != size:
+                    raise OperatorError(
+                        f"the state of {env.__qualname__} has {size} bytes, in "
+                        f"{checkpoint.path.name} it has {kept.shape[1]}: it was changed since; "
+                        "undo that, or start a new run"
+                    )
+                states.put(kept)
                 states.put_counts(checkpoint.arrays[ENV_UNROLLS])
                 set_aside = checkpoint.state["set_aside"]
         if plan.is_lockstep:

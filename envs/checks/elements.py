@@ -140,9 +140,12 @@ class Difference:
 
 
 def differences(one: Leaf, other: Leaf) -> Iterator[Difference]:
-    """The numbers that differ, in the order of memory."""
+    """The numbers that differ, in the order of memory; NaN is NaN, whatever its sign."""
     bits = f"u{one.array.dtype.itemsize}"
     pair = [np.ascontiguousarray(leaf.array) for leaf in (one, other)]
-    for row, *index in np.argwhere(pair[0].view(bits) != pair[1].view(bits)).tolist():
+    is_other = pair[0].view(bits) != pair[1].view(bits)
+    if pair[0].dtype.kind == "f":
+        is_other &= ~(np.isnan(pair[0]) & np.isnan(pair[1]))  # NaN has many bits
+    for row, *index in np.argwhere(is_other).tolist():
         name = one.name(tuple(index))
         yield Difference(row, name, *(array[row, *index] for array in pair))

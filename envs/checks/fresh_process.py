@@ -48,7 +48,7 @@ def in_fresh_process(
         raise ProcessFailed(f"it cannot be sent to another process: {error}") from error
     results, write = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(write)],
+        [sys.executable, "-P", "-c", PROGRAM, str(write)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=(write,),

@@ -1,5 +1,6 @@
 """`rollout check-env`: whether an environment does all that the fleet relies on."""
 
+import contextlib
 import io
 import json
 import sys
@@ -59,7 +60,8 @@ def check_env(
     from rollout.envs.checks.check_env import check_env as check
     from rollout.envs.registry import find_env
 
-    definition = find_env(env)
+    with contextlib.redirect_stdout(sys.stderr):  # what its module prints is not our answer
+        definition = find_env(env)
     chosen = dict(map(_parsed, params or ()))
     began = time.monotonic()
     view = None if as_json else _View()
