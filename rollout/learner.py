@@ -232,6 +232,12 @@ class Learner:
         statistics = self._receiver.statistics()
         alive, num_actors = statistics.num_actors_alive, statistics.num_actors
         text = f"no batch for {QUIET_S:.0f} s ({alive} of {num_actors} actors alive); still waiting"
+        if self.update == 0:
+            env_id = self._experiment.env.id
+            text += (
+                f"; if its environment never returns, `rollout check-env {env_id}` says where, and "
+                "fleet.hang_s ends the wait"
+            )
         log.warning(text)
         self._view.notice(text)
 

@@ -263,7 +263,11 @@ def test_silence_is_said_aloud_and_the_run_waits_on(make_learner, tape, monkeypa
     monkeypatch.setattr("rollout.learner.QUIET_S", 0.01)
     learner = make_learner([], "stop.wall_s=0.5")
     assert list(learner.run()) == []
-    assert ("notice", "no batch for 0 s (2 of 3 actors alive); still waiting") in tape
+    said = (
+        "no batch for 0 s (2 of 3 actors alive); still waiting; if its environment never returns, "
+    )
+    said += "`rollout check-env CartPole-v1` says where, and fleet.hang_s ends the wait"
+    assert ("notice", said) in tape
 
 
 # What async adds, and what the fleet went through
