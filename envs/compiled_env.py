@@ -101,6 +101,8 @@ class CompiledEnv:
     @classmethod
     def make_params(cls, chosen: Mapping[str, Any] | None = None) -> np.ndarray:
         """The params record, shape [1], with `chosen` in place of the defaults."""
+        if not isinstance(chosen, Mapping | None):
+            raise EnvError(f"{cls.__qualname__}: params are {chosen!r}, wanted a dictionary")
         chosen = dict(chosen or {})
         problems = [_param_problem(cls.params, name, value) for name, value in chosen.items()]
         if any(problems):
@@ -122,7 +124,7 @@ def _with_time_limit(env: type[CompiledEnv], max_episode_steps: int) -> type[Com
 
 def _param_problem(params: Mapping[str, Any], name: str, value: Any) -> str | None:
     if name not in params:
-        near = difflib.get_close_matches(name, params, n=1)
+        near = difflib.get_close_matches(str(name), params, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(params) or 'none'}"
         return f"no param {name!r}; {hint}"
     kind = type(params[name])

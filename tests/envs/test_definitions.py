@@ -137,6 +137,7 @@ def test_params_become_a_record_of_their_kinds():
     [
         ({"forse": 1.0}, "no param 'forse'; did you mean force?"),
         ({"zzz": 1.0}, "no param 'zzz'; it has force, length, sticky"),
+        ({1: 1.0}, "no param 1; it has force, length, sticky"),
         ({"length": 2.5}, "param length=2.5, wanted an int like the default 3"),
         ({"length": True}, "param length=True, wanted an int"),
         ({"length": 2**63}, "param length=9223372036854775808 does not fit into 64 bits"),
@@ -154,6 +155,11 @@ def test_params_of_another_kind_are_refused_not_rounded(chosen, words):
         define().make_params(chosen)
     assert words in str(caught.value)
     assert str(caught.value).count("param ") == len(chosen)
+
+
+def test_params_that_are_no_dictionary_are_refused():
+    with pytest.raises(EnvError, match=r"Mine: params are \[1\], wanted a dictionary"):
+        define().make_params([1])  # pyright: ignore[reportArgumentType]
 
 
 def test_params_of_an_environment_without_any_says_so():
