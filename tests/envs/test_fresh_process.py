@@ -123,6 +123,13 @@ def _is_running(pid: int) -> bool:
     return True
 
 
+def test_modules_of_the_folder_do_not_take_the_place_of_pythons(tmp_path, monkeypatch):
+    for name in ("types", "json", "threading"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert list(in_fresh_process(count, 2)) == [0, 1]
+
+
 def what_a_helper_says(env: type[CompiledEnv]) -> Iterator[str]:
     yield sys.modules[env.__module__].HELPER
 

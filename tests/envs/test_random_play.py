@@ -5,6 +5,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from rollout.envs import Envs
+from rollout.envs.checks.elements import Leaf, differences
 from rollout.envs.checks.random_play import Player, RandomActions, compare
 from rollout.envs.diagnostic.counting import Counting
 from tests.envs.broken_envs import Broken
@@ -67,6 +68,13 @@ def test_first_difference_is_named_with_its_place():
     found = compare(one, other, 7, 10.0)
     assert found.steps == 0
     assert found.difference == "state.t is 2 and 3; environment 2, episode 1, step 2"
+
+
+def test_nan_is_nan_whatever_its_sign():
+    one = np.array([[np.nan, 1.0, np.nan, 0.0]])
+    other = np.array([[-np.nan, 1.0, 2.0, -0.0]])
+    both = (Leaf((("state.x", 1),), array) for array in (one, other))
+    assert [found.name for found in differences(*both)] == ["state.x[2]", "state.x[3]"]
 
 
 def test_what_a_step_gave_is_compared_as_well_as_what_is_left():

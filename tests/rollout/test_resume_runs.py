@@ -351,3 +351,29 @@ def test_full_disk_is_shown_and_survived_and_the_next_checkpoint_is_written(plac
     assert updates == list(range(1, UPDATES + 1)), "what waited for the disk is there as well"
     assert summary["params_digest"] == wanted_digest(UPDATES)
     places.assert_gone()
+
+
+def test_environment_whose_state_was_changed_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = """
+import numpy as np
+from rollout.envs.diagnostic.counting import Counting
+
+class Mine(Counting):
+    state = np.dtype([("env", "i4"), ("episode", "i4"), ("t", "i4")])
+"""
+    Path("changing.py").write_text(source)
+    file = FILE.format(env_steps=2 * STEPS).replace("CartPole-v1", "changing:Mine")
+    Path("x.toml").write_text(file)
+
+    def train(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "rollout", "train", *arguments, "--quiet"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    begun = train("x.toml", "--run-dir", "run")
+    assert begun.returncode == 0, begun.stderr
+    Path("changing.py").write_text(source.replace('("t", "i4")', '("t", "i4"), ("more", "f8")'))
+    went_on = train("--resume", "run", f"stop.env_steps={4 * STEPS}")
+    assert went_on.returncode == 2
+    assert went_on.stderr.strip().startswith("rollout: the state of Mine has 52 bytes, in update-")
+    assert "it has 44: it was changed since" in went_on.stderr
