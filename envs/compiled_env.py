@@ -36,6 +36,8 @@ SIGNATURES = {
     "render": ("state", "params"),
 }
 OPTIONAL = ("action_mask", "render")
+OPTIONAL_ATTRIBUTES = ("params", "max_episode_steps", "has_hidden_state", "render_fps")
+MISSPELT = 0.85  # how alike names must be (difflib) for one to be taken for the other
 NO_LIMIT = -1  # in place of a number of steps, as `gymnasium.make` has it
 
 
@@ -177,9 +179,22 @@ def _problems(cls: type[CompiledEnv]) -> list[str]:
         problems.append(f"max_episode_steps={limit!r}, wanted a positive integer or None")
     for name, wanted in SIGNATURES.items():
         problems += _function_problems(cls, name, wanted)
+    problems += _misspelt(cls)
     if hasattr(cls, "action_mask") and not problems and not action_layout(cls.action_space).choices:
         problems.append(f"action_mask is for choices, {cls.action_space!r} has none")
     return problems
+
+
+def _misspelt(cls: type[CompiledEnv]) -> list[str]:
+    """What would be left out without a word: `action_masks` for `action_mask`."""
+    written = vars(cls)
+    missing = {*OPTIONAL, *OPTIONAL_ATTRIBUTES}.difference(written)
+    return [
+        f"{name}: did you mean {near[0]}?"
+        for name in written
+        if not (name.startswith("_") or hasattr(CompiledEnv, name))
+        and (near := difflib.get_close_matches(name, missing, n=1, cutoff=MISSPELT))
+    ]
 
 
 def _state_problems(dtype: np.dtype, prefix: str = "") -> list[str]:
@@ -206,9 +221,9 @@ def _function_problems(cls: type[CompiledEnv], name: str, wanted: tuple[str, ...
         return [] if name in OPTIONAL else [f"{form} is missing"]
     if not inspect.isfunction(function):
         return [f"{name} is a {type(function).__name__}, wanted a plain function, {form}"]
-    parameters = inspect.signature(function).parameters.values()
-    if len(parameters) != len(wanted) or any(
-        parameter.kind != parameter.POSITIONAL_OR_KEYWORD for parameter in parameters
-    ):
+    parameters = inspect.signature(function).parameters
+    is_plain = all(one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters.values())
+    is_disordered = sorted(parameters) == sorted(wanted) and tuple(parameters) != wanted
+    if len(parameters) != len(wanted) or not is_plain or is_disordered:
         return [f"{name} takes {inspect.signature(function)}, wanted ({', '.join(wanted)})"]
     return []

@@ -58,10 +58,8 @@ def find_env(
     """
     module_name, _, name = BUNDLED.get(env_id, env_id).partition(":")
     if not (module_name and name):
-        near = difflib.get_close_matches(env_id, BUNDLED, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"bundled are {', '.join(BUNDLED)}"
         raise EnvError(
-            f"unknown environment {env_id!r}; {hint} "
+            f"unknown environment {env_id!r}; {_nearest(env_id, folder or os.getcwd())} "
             "(an environment of your own is named package.module:Name)"
         )
     try:
@@ -72,13 +70,23 @@ def find_env(
     if not hasattr(module, name):
         there = [name for name, value in vars(module).items() if _is_definition(value)]
         hint = f"; it has {', '.join(there)}" if there else ", nor any other CompiledEnv"
-        raise EnvError(f"environment {env_id!r}: {module_name} has no {name!r}{hint}")
+        file = getattr(module, "__file__", None) or "built in"  # or a folder without __init__.py
+        raise EnvError(f"environment {env_id!r}: {module_name} ({file}) has no {name!r}{hint}")
     env = getattr(module, name)
     if not _is_definition(env):
         raise EnvError(
             f"environment {env_id!r} is {env!r}; wanted a subclass of rollout.envs.CompiledEnv"
         )
     return env if max_episode_steps is None else env.with_time_limit(max_episode_steps)
+
+
+def _nearest(env_id: str, folder: str) -> str:
+    """What may have been meant: a file of the folder's, or a bundled id."""
+    module = env_id.removesuffix(".py")
+    if os.path.isfile(os.path.join(folder, f"{module}.py")):
+        return f"which environment of {module}.py? say {module.replace('/', '.')}:Name"
+    near = difflib.get_close_matches(env_id, BUNDLED, n=1, cutoff=0.4)
+    return f"did you mean {near[0]}?" if near else f"bundled are {', '.join(BUNDLED)}"
 
 
 def _is_definition(value: object) -> bool:

@@ -97,7 +97,7 @@ class FleetSettings(Settings):
         default=None,
         gt=0,
         description="seconds an unroll may take before its actor is replaced; left out, 20 times "
-        "the longest measured, at least 10 (600 for the first)",
+        "the longest measured, at least 10; and 60 for each step of the first",
     )
     on_env_failure: Literal["stop", "set_aside"] = Field(
         default="stop",

@@ -126,8 +126,21 @@ def replay_failure(failure: Failure, jit: bool = True) -> Replayed:
             episode_step=0 if clock is None else int(clock["t"]),
             lines="".join(traceback.format_tb(authored)) if authored else None,
         )
-        return Replayed(outcome, authored)
+        replayed = Replayed(outcome, authored)
+        return _with_lines_of_now(failure, replayed) if jit else replayed
     return Replayed(Outcome(ended=None))
+
+
+def _with_lines_of_now(failure: Failure, compiled: Replayed) -> Replayed:
+    """The same as plain Python tells it, if it fails alike.
+
+    Machine code names the lines of the file that it was compiled from, and is kept for as long as
+    only comments change, or the file's place.
+    """
+    plain = replay_failure(failure, jit=False)
+    lines = plain.outcome.lines
+    is_alike = msgspec.structs.replace(compiled.outcome, lines=lines) == plain.outcome
+    return plain if is_alike else compiled
 
 
 def _authored(error_traceback: types.TracebackType | None) -> types.TracebackType | None:

@@ -98,10 +98,12 @@ class HangKiller:
         pidfd = processes.open_child_of(life.pid, template_pid)
         if pidfd is None:
             return
-        limit_s = self._watch.limit_s(self._page.slots)
+        slots = self._page.slots
+        limit_s = self._watch.limit_s(slots)
+        most = "at one step for" if self._watch.is_of_steps(slots) else "more than"
         print(
             f"actor {life.actor} (process {life.pid}) is at one unroll for {since_s:.1f} s, "
-            f"more than {limit_s:.1f} s; it is killed, its stack:",
+            f"{most} {limit_s:.1f} s; it is killed, its stack:",
             file=sys.stderr,
             flush=True,
         )

@@ -17,7 +17,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 10.0
 JITTER = 0.5  # a delay is longer or shorter by up to this part of it, so that not all come at once
 LEAST_LIMIT_S = 10.0
 LONGEST_FACTOR = 20  # an unroll that takes so many times the longest one so far hangs
-UNMEASURED_LIMIT_S = 600.0  # before there was one: the first may have to load anything
+UNMEASURED_LIMIT_S = 60.0  # of one step, before there was an unroll: it may have to load anything
 LOOK_S = 0.5  # between two looks for actors that hang
 MOST_PER_LOOK_NS = 1_000_000_000  # what counts of the time between two looks, see HangWatch
 
@@ -131,6 +131,9 @@ class Supervisor:
 class HangWatch:
     """Finds actors that are at one unroll for too long.
 
+    Before a first unroll is done nobody knows how long one takes, so that then an actor may be at
+    one *step* for so long: a slow simulator gets on, if slowly, and an endless loop does not.
+
     An actor's time counts only as far as whoever watches was there to see it, up to
     MOST_PER_LOOK_NS from one look to the next: a machine that was suspended, or a whole run that
     was stopped, must not be taken for a fleet that hangs.
@@ -141,6 +144,7 @@ class HangWatch:
     def __init__(self, num_slots: int, limit_s: float | None) -> None:
         self._chosen_s = limit_s
         self._began_ns = np.zeros(num_slots, np.int64)  # when what is under way was begun
+        self._positions = np.zeros(num_slots, np.int64)  # the steps under way, see host_memory.Slot
         self._seen_ns = np.zeros(num_slots, np.int64)  # how much of its time counts
         self._looked_ns = 0
 
@@ -148,11 +152,15 @@ class HangWatch:
         return f"HangWatch(limit {self._chosen_s or 'derived'}, {len(self._began_ns)} slots)"
 
     def limit_s(self, slots: np.ndarray) -> float:
-        """How long an unroll may take. slots: of the page (host_memory.SLOT)."""
+        """How long an unroll may take, or its one step. slots: of the page (host_memory.SLOT)."""
         if self._chosen_s is not None:
             return self._chosen_s
         longest_s = int(slots["longest_ns"].max(initial=0)) / 1e9
         return max(LEAST_LIMIT_S, LONGEST_FACTOR * longest_s) if longest_s else UNMEASURED_LIMIT_S
+
+    def is_of_steps(self, slots: np.ndarray) -> bool:
+        """Whether the limit is for one step, as no unroll was measured yet."""
+        return self._chosen_s is None and not slots["longest_ns"].any()
 
     def look(
         self, now_ns: int, slots: np.ndarray, paused_ns: Mapping[int, int] | None = None
@@ -165,10 +173,14 @@ class HangWatch:
         began_ns = slots["began_ns"].copy()  # once: actors write it meanwhile
         for slot, since_ns in (paused_ns or {}).items():
             began_ns[slot] = began_ns[slot] or since_ns
+        positions = slots["position"].copy()
+        is_same = began_ns == self._began_ns
+        if self.is_of_steps(slots):
+            is_same &= positions == self._positions
         passed_ns = min(max(0, now_ns - self._looked_ns), MOST_PER_LOOK_NS)
-        seen_ns = np.where(began_ns == self._began_ns, self._seen_ns + passed_ns, passed_ns)
+        seen_ns = np.where(is_same, self._seen_ns + passed_ns, passed_ns)
         self._seen_ns = np.minimum(seen_ns, now_ns - began_ns)
-        self._began_ns = began_ns
+        self._began_ns, self._positions = began_ns, positions
         self._looked_ns = now_ns
         is_hung = (began_ns != 0) & (self._seen_ns > self.limit_s(slots) * 1e9)
         return {int(slot): (now_ns - int(began_ns[slot])) / 1e9 for slot in np.flatnonzero(is_hung)}

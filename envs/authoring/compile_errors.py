@@ -34,7 +34,12 @@ from rollout.envs.authoring.authored import (
     reached_from,
 )
 from rollout.envs.authoring.cures import ONE_TRUTH, RETURN, TWO_VALUES, cure_of_syntax, known_cure
-from rollout.envs.authoring.cures_in_context import cure_in_context, use_of_field
+from rollout.envs.authoring.cures_in_context import (
+    array_changed_in_place,
+    cure_in_context,
+    is_of_array_changed_in_place,
+    use_of_field,
+)
 from rollout.envs.authoring.pitfalls import check_source, check_types
 from rollout.envs.errors import EnvError
 
@@ -191,6 +196,10 @@ def _place(authored: AuthoredFunction, error: Exception) -> Place:
         for one in functions:
             if use := use_of_field(authored, nodes_of(one), error.args[0]):
                 return Place(one, use.node.lineno)
+    if is_of_array_changed_in_place(str(error)):
+        for one in functions:
+            if node := array_changed_in_place(authored, nodes_of(one)):
+                return Place(one, node.lineno)
     if name := re.search(r"'(\w+)'", str(error)):
         for one in functions:
             for node in nodes_of(one):

@@ -46,6 +46,11 @@ NO_OBJECTS = (
 )
 NO_TRY = "test first: if x != 0.0; dividing by zero gives inf or nan and raises nothing"
 NO_TEXT = "numbers with names, LEFT, RIGHT = 0, 1"
+NOT_HERE = (
+    "functions compute on `state` alone: load files at import, into constants, and count steps "
+    "instead of asking a clock"
+)
+AN_END = 'to end an episode, return terminated = True; to stop the run, raise RuntimeError("why")'
 A_LOOP = "write the loop, for i in range(3); compiled it is as fast as C"
 A_NUMPY_LOOP = "write the loop, for i in range(3): state.board[i]…; compiled it is as fast as C"
 WRITE_INTO = "write into it: state.board[:] = …"
@@ -89,7 +94,13 @@ CURES = (
         r"\1(…) is not compiled",
         "Envs(…, jit=False) runs it as plain Python, for a debugger",
     ),
+    Cure(r"name '(exit|quit)'", r"\1(…) is not compiled", AN_END),
     Cure(r"name '(\w+)'.*builtin_function", r"\1(…) is not compiled", A_LOOP),
+    Cure(
+        r"name '(\w+)'.*<class 'functools.partial'",
+        r"\1 is a functools.partial",
+        r"a function that calls it: def \1(x): …",
+    ),
     Cure(r"name '(\w+)'.*<class 'functools", r"\1 is decorated", "leave the decorator out"),
     Cure(r"name '(\w+)'.*<class '(?:type|abc.ABCMeta)'>", r"\1 is a class", NO_OBJECTS),
     Cure(r"name '(\w+)'.*<class '(\S+)'>", r"\1 is a Python object, \2", NO_OBJECTS),
@@ -106,6 +117,17 @@ CURES = (
         r"attribute '(\w+)' of type Module\(<module 'gymnasium",
         r"\1 is Gymnasium's, and plain Python",
         "spaces are for the attributes of the class, their numbers for its functions",
+    ),
+    Cure(
+        r"attribute '(_?exit|abort|kill)' of type Module\(<module '(\w+)'",
+        r"\2.\1 is not compiled",
+        AN_END,
+    ),
+    Cure(
+        r"attribute '(\w+)' of type Module\(<module "
+        r"'(os|sys|io|json|csv|pickle|logging|pathlib|shutil|socket|subprocess|threading)'",
+        r"\2.\1 is not compiled",
+        NOT_HERE,
     ),
     Cure("has no attribute 'random'", "", ANY_DRAW),
     Cure(
@@ -157,6 +179,12 @@ CURES = (
         r"(float|int)\(\) only support",
         r"\1(…) is compiled for numbers only",
         "of a truth: 1.0 if is_caught else 0.0",
+    ),
+    # Enumerations
+    Cure(
+        r"\bEnum<.*?>\((\w+)\)",
+        r"\1 is an Enum, whose members are no numbers",
+        r"an IntEnum: class \1(enum.IntEnum)",
     ),
     # Text
     Cure(r"attribute 'format' of type", "text cannot be formatted", PRINT),

@@ -9,10 +9,10 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from numba.core.types import Array, Boolean, Number, Record
+from numba.core.types import Array, Boolean, Number, Record, Type
 
 from rollout.envs.authoring.authored import (
     AuthoredFunction,
@@ -31,6 +31,8 @@ def cure_in_context(authored: AuthoredFunction, place: Place, message: str) -> E
     """(reason, cure) for what Numba says of a line."""
     if wrong := _wrong_return(authored, place):
         return wrong
+    if is_of_array_changed_in_place(message):
+        return _array_changed_in_place(authored, place)
     if found := re.search(r"Field '(.*)' was not found", message):
         return _missing_field(authored, place, found[1])
     if found := re.match(r"name '(.*)' is not defined", message):
@@ -46,6 +48,54 @@ def cure_in_context(authored: AuthoredFunction, place: Place, message: str) -> E
         reason = f"the paths (lines {lines}) return different kinds: {found[1]}"
         return reason, f"the same on every path: `{RETURN}`, a number and a truth"
     return None
+
+
+def is_of_array_changed_in_place(message: str) -> bool:
+    """Whether it is Numba's answer, which names no line, to `array += …` that does not fit."""
+    return message == "'NoneType' object has no attribute 'args'"
+
+
+def array_changed_in_place(
+    authored: AuthoredFunction, nodes: Iterable[ast.AST]
+) -> ast.AugAssign | None:
+    """The `array += …` that is likeliest meant: where unsigned integers are, next to nothing fits.
+
+    The array is a field of an argument, or an argument itself.
+    """
+    found = {
+        node: kind.dtype
+        for node in nodes
+        if isinstance(node, ast.AugAssign)
+        and isinstance(kind := _type_of_part(authored, node.target), Array)
+    }
+    return min(found, key=lambda node: "uif".find(str(found[node])[0]), default=None)
+
+
+def _type_of_part(authored: AuthoredFunction, node: ast.expr) -> Type | None:
+    """The type of `state.board`, and of `state.board[0]` and `state.board[:]`, if they are arrays.
+
+    None where it is not known, and of elements.
+    """
+    if isinstance(node, ast.Subscript):
+        whole = authored.type_of(node.value)
+        indices = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        is_part = isinstance(whole, Array) and (
+            len(indices) < whole.ndim or any(isinstance(one, ast.Slice) for one in indices)
+        )
+        return whole if is_part else None
+    return authored.type_of(node)
+
+
+def _array_changed_in_place(authored: AuthoredFunction, place: Place) -> Explained:
+    node = array_changed_in_place(authored, place.nodes())
+    if node is None:
+        return None
+    target, kind = ast.unparse(node.target), _type_of_part(authored, node.target)
+    assert isinstance(kind, Array)
+    into = target if isinstance(node.target, ast.Subscript) else f"{target}[:]"
+    result = ast.unparse(ast.BinOp(node.target, node.op, node.value))
+    reason = f"the result's type does not fit into `{target}`, an array of {kind.dtype}"
+    return reason, f"{into} = {result}"
 
 
 class FieldUse(NamedTuple):
@@ -132,9 +182,22 @@ def _missing_name(authored: AuthoredFunction, place: Place, name: str) -> Explai
         return reason, "import numpy as np, at the top of the file"
     if name in sys.stdlib_module_names:
         return reason, f"import {name}, at the top of the file"
-    known = {*names_in_scope(place.function), *place.function.__code__.co_varnames}
+    scope = names_in_scope(place.function)
+    if hasattr(_owner(authored, scope), name):
+        reason = f"{name} is an attribute of the class, which its functions do not see"
+        return reason, f"move it out of the class; or into `params`, and write params.{name}"
+    known = {*scope, *place.function.__code__.co_varnames}
     meant = _did_you_mean(name, sorted({*known, *dir(builtins), *KIT_CALLS}))
     return reason, meant or "define it outside the class, in the same file"
+
+
+def _owner(authored: AuthoredFunction, scope: Mapping[str, object]) -> object:
+    """The environment itself, as its module knows it."""
+    first, *rest = authored.owner.split(".")
+    owner = scope.get(first)
+    for name in rest:
+        owner = getattr(owner, name, None)
+    return owner
 
 
 def _wrong_call(place: Place, message: str) -> Explained:
@@ -149,6 +212,10 @@ def _wrong_call(place: Place, message: str) -> Explained:
             except TypeError:
                 call = f"{ast.unparse(node.func)}({', '.join(signature.parameters)})"
                 return message, call + ("; each call is one number" if is_of_kit(function) else "")
+            parameters = signature.parameters.values()
+            if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters):
+                reason = f"{function.__name__} has keyword-only arguments, which do not compile"
+                return reason, f"def {function.__name__}({', '.join(signature.parameters)})"
     return None
 
 

@@ -81,11 +81,13 @@ class CheckedKernels:
             self._call("mask_all", i, env_bytes, params_bytes, mask[i : i + 1])
         start = 0
         for choice, size in enumerate(self._choices):
-            allows = mask[:, start : start + size].any(1)
+            columns = slice(start, start + size)
+            allows = mask[:, columns].any(1)
             if not allows.all():
-                i = int(np.argmin(allows))
-                where = self._moment(i, env_bytes, params_bytes).place("action_mask")
-                text = f"action_mask allows no value of action choice {choice}; {where}"
+                moment = self._moment(int(np.argmin(allows)), env_bytes, params_bytes)
+                line = moment.line_that_forbids(columns)
+                text = f"action_mask allows no value of action choice {choice}"
+                text += f" ({line}); {moment.place('action_mask')}"
                 raise Faulty(self._env, Fault(Kind.ACTION_MASK, text))
             start += size
 

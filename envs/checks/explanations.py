@@ -8,7 +8,7 @@ from rollout.envs.authoring.author_lines import AuthorLines, Line, Traced
 from rollout.envs.batch import load_env_kernels, record_dtype
 from rollout.envs.checks.elements import Outside, not_finite, observation_leaves
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.layouts import observation_layout
+from rollout.envs.layouts import action_layout, observation_layout
 from rollout.envs.records import records
 
 
@@ -93,6 +93,14 @@ class Moment:
         written = number.tobytes()
         rows[:] = 0
         return self._lines.trace(observe, lambda: number.tobytes() == written).became_bad
+
+    def line_that_forbids(self, choice: slice) -> Line | None:
+        """After which line of `action_mask` nothing of a choice is allowed; choice: its columns."""
+        mask = np.ones((1, action_layout(self._env.action_space).mask_size), np.bool_)
+        return self._lines.trace(
+            lambda: self._plain.mask_all(self._record, self._params, mask),
+            lambda: not mask[:, choice].any(),
+        ).became_bad
 
 
 def described(error: Exception, line: Line | None = None) -> str:

@@ -24,12 +24,15 @@ class Call:
     kernel: str
     arguments: tuple
 
-    def describe(self) -> str:
-        """Where it hangs, found by doing it again in plain Python."""
+    def describe(self, since_s: float) -> str:
+        """That it hangs, and where, found by doing it again in plain Python."""
         moment = Moment(self.env, self.record, self.params)
         line = moment.line_of_hang(LOOK_S, self.kernel, *self.arguments)
-        where = f"{line}; " if line else "plain Python returns; "
-        return f"{where}{moment.place()}"
+        if line is None:
+            what, where = "compiled code", "plain Python returns"
+        else:
+            what, where = line.function, str(line)
+        return f"{what} has not returned for {since_s:g} s: {where}; {moment.place()}"
 
 
 class HangWatch:
@@ -65,8 +68,6 @@ class HangWatch:
         while not self._is_over.wait(self._limit_s):
             call = self._call
             if call is not None and call is last:
-                self._on_hang(
-                    f"{call.kernel} has not returned for {self._limit_s:g} s: {call.describe()}"
-                )
+                self._on_hang(call.describe(self._limit_s))
                 return
             last = call

@@ -1,7 +1,7 @@
 """Compiled environments for Stable-Baselines3, which has an interface of its own for vectors."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,12 @@ class StableBaselines3VecEnv(VecEnv):
         self.metadata = self._envs.metadata
         if seed is not None:
             self.seed(seed)
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Environment i begins its next episode with seed + i; None: with one that is drawn."""
+        if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
+            raise EnvError(f"seed={seed!r}, wanted an integer from 0 to {2**32 - 1}, or None")
+        return super().seed(seed)
 
     def reset(self) -> Any:
         seeds = [None if seed is None else seed % 2**32 for seed in self._seeds]

@@ -9,9 +9,13 @@ from Numba, and would do something else than what it says.
 """
 
 import dataclasses
+import enum
 import functools
 import math
+import operator
+import os
 import random
+import sys
 import time
 import types
 from typing import NamedTuple
@@ -63,7 +67,16 @@ class Ball:
     x = 1.0
 
 
+class Color(enum.Enum):
+    RED = 1
+
+
+def with_keyword(x, *, scale):
+    return x * scale
+
+
 BALL = Ball()
+ADD_ONE = functools.partial(operator.add, 1)
 
 
 # Names, fields and arguments
@@ -463,6 +476,20 @@ def step_calls_a_helper_that_assigns_an_array(state, params, action, draw):
 
 
 #
+@mistake("the result's type does not fit into `state.board`", "state.board[:] = state.board + 0.5")
+def step_adds_fractions_to_integers_in_place(state, params, action, draw):
+    state.v += 0.5  # this fits
+    state.board += 0.5  # wrong
+    return 1.0, False
+
+
+@mistake("the result's type does not fit into `state.board[0]`", "state.board[0] = state.board[0]")
+def step_changes_a_row_in_place(state, params, action, draw):
+    state.board[0, 0] += 1  # this fits
+    state.board[0] *= 0.5  # wrong
+    return 1.0, False
+
+
 @mistake("an array where x is one number", "one element, x[0], or its sum")
 def step_puts_an_array_into_a_number(state, params, action, draw):
     state.x = state.v  # wrong
@@ -670,6 +697,46 @@ def step_mixes_in_a_list(state, params, action, draw):
 def step_mixes_in_a_tuple(state, params, action, draw):
     moves = ((1, 0), (0, 1.5, 3))
     return moves[action][0], False  # wrong
+
+
+@mistake("Color is an Enum, whose members are no numbers", "class Color(enum.IntEnum)")
+def step_compares_with_an_enum(state, params, action, draw):
+    return 1.0, action == Color.RED  # wrong
+
+
+@mistake("Color is an Enum, whose members are no numbers", "class Color(enum.IntEnum)")
+def step_keeps_an_enum(state, params, action, draw):
+    state.x = Color.RED  # wrong
+    return 1.0, False
+
+
+@mistake("ADD_ONE is a functools.partial", "a function that calls it: def ADD_ONE(x)")
+def step_calls_a_partial(state, params, action, draw):
+    return ADD_ONE(state.x), False  # wrong
+
+
+@mistake("has keyword-only arguments, which do not compile", "def with_keyword(x, scale)")
+def step_calls_with_keywords_only(state, params, action, draw):
+    return with_keyword(state.x, scale=2.0), False  # wrong
+
+
+@mistake("sys.exit is not compiled", "to end an episode, return terminated = True")
+def step_exits(state, params, action, draw):
+    if state.x > 3:
+        sys.exit(1)  # wrong
+    return 1.0, False
+
+
+@mistake("exit(…) is not compiled", 'raise RuntimeError("why")')
+def step_quits(state, params, action, draw):
+    if state.x > 3:
+        exit()  # wrong
+    return 1.0, False
+
+
+@mistake("os.getpid is not compiled", "functions compute on `state` alone")
+def step_asks_the_system(state, params, action, draw):
+    return os.getpid(), False  # wrong
 
 
 @mistake("Point is a class", "write methods as functions: distance(state, x)")

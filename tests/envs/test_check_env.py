@@ -279,15 +279,15 @@ def test_check_env_tells_as_it_goes_and_gives_what_json_holds():
 @pytest.mark.parametrize(
     ("how", "where"),
     [
-        (broken.HANG, r"in step; environment 2, episode \d+, step 6"),
-        (broken.HANG_IN_RESET, r"in reset; environment \d, episode 1, step 0"),
+        (broken.HANG, r"step; environment 2, episode \d+, step 6"),
+        (broken.HANG_IN_RESET, r"reset; environment \d, episode 1, step 0"),
     ],
 )
 def test_function_that_never_returns_is_named(how, where):
     report = check_env(Broken, {"how": how}, num_steps=60, hang_s=1.0)
     assert by_status(report, Status.FAILED) == ["runs"]
     assert re.search(
-        rf"step_all has not returned for 1 s: \S+broken_envs.py:\d+, {where}",
+        rf"^(\w+) has not returned for 1 s: \S+broken_envs.py:\d+, in (?=\1){where}",
         report["runs"].finding,
     )
     assert report["speed"].finding == "runs failed"

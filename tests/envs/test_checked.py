@@ -299,7 +299,8 @@ def test_mask_that_allows_nothing_is_refused():
     envs.step(np.ones((2, 2), np.int32), outcome)
     with pytest.raises(EnvError, match="action_mask allows no value of action choice 1") as found:
         envs.action_mask()
-    assert "environment 0, episode 0, observation 1" in str(found.value)
+    assert "in action_mask); environment 0, episode 0, observation 1" in str(found.value)
+    assert line_named(str(found.value)).strip() == "mask[2:] = False"
 
 
 def test_actions_of_the_wrong_type_are_still_the_callers_error():

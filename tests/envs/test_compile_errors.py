@@ -45,8 +45,8 @@ def _cache_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("ROLLOUT_CACHE_DIR", str(tmp_path))
 
 
-def define(name: str, function, **spaces) -> type[CompiledEnv]:
-    members = GOOD | {"reset": reset, "step": step, "observe": observe} | {name: function} | spaces
+def define(name: str, function, **others) -> type[CompiledEnv]:
+    members = GOOD | {"reset": reset, "step": step, "observe": observe} | {name: function} | others
     return type("Mine", (CompiledEnv,), members)
 
 
@@ -89,6 +89,44 @@ def test_helper_is_named_with_the_function_that_calls_it():
     mistake = next(one for one in MISTAKES if one.function.__name__ == "step_calls_a_broken_helper")
     name = "environment Mine: of_record (which step_calls_a_broken_helper calls) does not compile"
     assert message_of(mistake).startswith(name)
+
+
+class Gaining(CompiledEnv):
+    """Forgets that its functions do not see the class."""
+
+    state, params = GOOD["state"], GOOD["params"]
+    observation_space, action_space = GOOD["observation_space"], GOOD["action_space"]
+    GAIN = 2.0
+
+    def reset(state, params, draw):
+        state.x = 0.0
+
+    def step(state, params, action, draw):
+        return GAIN * state.x, False  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+    def observe(state, params, observation):
+        pass
+
+
+def test_attribute_of_the_class_is_told_from_an_unknown_name():
+    with pytest.raises(EnvError) as caught:
+        Envs(Gaining, 1, seed=0)
+    what, cure = str(caught.value).split("\n")
+    assert what.endswith("GAIN is an attribute of the class, which its functions do not see")
+    assert cure == "cure: move it out of the class; or into `params`, and write params.GAIN"
+
+
+def test_unsigned_array_changed_in_place_is_named_before_others():
+    """Numba does not say which, and next to nothing fits into unsigned integers."""
+
+    def step(state, params, action, draw):
+        state.signed += 1
+        state.board += 1
+        return 1.0, False
+
+    state = np.dtype([("x", "f8"), ("board", "u1", (3, 3)), ("signed", "i4", (2,))])
+    with pytest.raises(EnvError, match=r"`state.board`, an array of uint8\ncure: state.board\[:\]"):
+        Envs(define("step", step, state=state), 1, seed=0)
 
 
 @pytest.mark.parametrize("kind", [int, bool, np.float32, np.int8, np.bool_])

@@ -85,6 +85,10 @@ MISTAKES = [
     ),
     ({"reset": lambda state, params: None}, "reset takes (state, params), wanted"),
     ({"reset": lambda *a: None}, "reset takes (*a), wanted"),
+    (
+        {"step": lambda state, action, params, draw: (0.0, False)},
+        "step takes (state, action, params, draw), wanted (state, params, action, draw)",
+    ),
     ({"reset": lambda state, params, *, draw: None}, "reset takes (state, params, *, draw)"),
 ]
 
@@ -96,6 +100,27 @@ def test_mistake_in_a_definition_is_named(changes, words):
     assert words in str(caught.value)
     assert str(caught.value).startswith("environment Mine: ")
     assert ";" not in str(caught.value), "one mistake, one message"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("action_masks", "action_mask"),
+        ("max_episode_step", "max_episode_steps"),
+        ("has_hidden_states", "has_hidden_state"),
+        ("param", "params"),
+        ("renders", "render"),
+    ],
+)
+def test_what_would_be_left_out_without_a_word_is_refused(name, meant):
+    members = {key: value for key, value in GOOD.items() if key != meant}
+    with pytest.raises(EnvError, match=f"^environment Mine: {name}: did you mean {meant}\\?$"):
+        type("Mine", (CompiledEnv,), members | {name: 1})
+
+
+@pytest.mark.parametrize("name", ["steps", "reset_", "observed", "board_size", "_render", "max_x"])
+def test_other_names_are_the_authors_own(name):
+    assert getattr(define(**{name: 1}), name) == 1
 
 
 def test_all_mistakes_come_at_once():

@@ -63,7 +63,7 @@ def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
         ("rollout.envs.nothing:Name", "no module 'rollout.envs.nothing'"),
         (
             "rollout.envs.classic.cartpole:Cartpole",
-            "rollout.envs.classic.cartpole has no 'Cartpole'; it has CartPole",
+            "cartpole.py) has no 'Cartpole'; it has CartPole",
         ),
         (
             "rollout.envs.classic.cartpole:TAU",
@@ -73,9 +73,18 @@ def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
         ("rollout.envs.classic.cartpole:CompiledEnv", "wanted a subclass"),
         ("rollout.envs.classic.cartpole:math", "wanted a subclass of rollout.envs.CompiledEnv"),
         ("..relative:Name", "'..relative:Name'"),
+        ("walk", "which environment of walk.py? say walk:Name"),
+        ("walk.py", "which environment of walk.py? say walk:Name"),
+        ("games/walk.py", "which environment of games/walk.py? say games.walk:Name"),
     ],
 )
-def test_environment_that_is_not_there_is_named_with_the_next_move(env_id, words):
+def test_environment_that_is_not_there_is_named_with_the_next_move(
+    env_id, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "games").mkdir()
+    for place in ("walk.py", "games/walk.py"):
+        (tmp_path / place).touch()
     with pytest.raises(EnvError) as caught:
         find_env(env_id)
     assert words in str(caught.value)

@@ -102,7 +102,7 @@ def test_json_is_one_object_and_alone_on_standard_output():
     [
         (("CartPole-v2",), "unknown environment 'CartPole-v2'; did you mean CartPole-v1?"),
         (("nowhere:Walk",), "no module 'nowhere'"),
-        (("walk:Run",), "walk has no 'Run'"),
+        (("walk:Run",), "walk.py) has no 'Run'"),
         (("walk:Walk", "wnid=1.0"), "no param 'wnid'; did you mean wind?"),
         (("walk:Walk", "width=wide"), "param width='wide', wanted an int like the default 3"),
         (("walk:Walk", "width"), "'width', wanted PARAM=VALUE"),

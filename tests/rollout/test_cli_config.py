@@ -55,7 +55,7 @@ def test_config_names_keys_that_have_no_value_with_what_they_would_do(capsys):
     assert fleet.startswith("[fleet]\n") and stop.startswith("[stop]\nwall_s = 5")
     assert fleet.splitlines()[-1] == (
         "# hang_s is unset: seconds an unroll may take before its actor is replaced; left out, "
-        "20 times the longest measured, at least 10 (600 for the first)"
+        "20 times the longest measured, at least 10; and 60 for each step of the first"
     )
     assert [line.partition(":")[0] for line in stop.splitlines()[2:]] == [
         "# env_steps is unset",

@@ -206,10 +206,36 @@ def look_until(watch: HangWatch, slots: np.ndarray, end_s: float, step_s: float 
 
 
 @pytest.mark.parametrize(
-    ("longest_s", "limit_s"), [(0.0, 600.0), (0.001, 10.0), (0.5, 10.0), (2.0, 40.0)]
+    ("longest_s", "limit_s"), [(0.0, 60.0), (0.001, 10.0), (0.5, 10.0), (2.0, 40.0)]
 )
 def test_limit_follows_the_longest_unroll_of_the_host(longest_s, limit_s):
     assert HangWatch(3, None).limit_s(make_slots([None] * 3, longest_s)) == limit_s
+
+
+@given(
+    longest_s=st.sampled_from([0.0, 0.001]),
+    chosen_s=st.sampled_from([None, 30.0]),
+    step_s=st.floats(0.5, 120.0),
+)
+def test_limit_is_for_one_step_until_an_unroll_was_measured(longest_s, chosen_s, step_s):
+    """A first unroll may take any time, if none of its steps does."""
+    watch = HangWatch(1, chosen_s)
+    slots = make_slots([0.0], longest_s)
+    limit_s = watch.limit_s(slots)
+    is_of_steps = chosen_s is None and longest_s == 0.0
+    assert watch.is_of_steps(slots) == is_of_steps
+    hung_s = None
+    for now_s in np.arange(0.0, 200.0, 0.5):
+        slots["position"][0] = int(now_s / step_s)
+        if watch.look(START_NS + int(now_s * SECOND), slots):
+            hung_s = now_s
+            break
+    if not is_of_steps:
+        assert hung_s == limit_s + 0.5
+    elif step_s <= limit_s:
+        assert hung_s is None
+    elif step_s > limit_s + 1.0:
+        assert hung_s == pytest.approx(limit_s + 0.5, abs=0.5)
 
 
 def test_limit_that_was_chosen_is_kept():
