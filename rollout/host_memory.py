@@ -206,7 +206,8 @@ class WeightsFiles:
 
         Raises FileNotFoundError if it has been removed.
         """
-        with open(self.path(version), "rb") as file:
+        # A Path would intern its parts, one more for each version: the table of those would grow.
+        with open(f"{self.directory}/weights-{version}", "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         return np.frombuffer(mapped, np.float32)
 
