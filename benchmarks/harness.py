@@ -32,9 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before its turn is timed, each one runs for a part of it: caches, the processor's clock, and the
+# Each one runs for so much of its turn before it is timed: caches, the processor's clock, and the
 # threads of the one before, which may still be at work, are its own then.
-SETTLING = 3
+SETTLING_PART = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def measure(
     rates: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, (call, work) in calls.items():
-            _timed(call, math.ceil(rounds[name] / SETTLING))  # what others left behind passes
+            _timed(call, math.ceil(rounds[name] * SETTLING_PART))  # what others left behind passes
             rates[name].append(rounds[name] * work / _timed(call, rounds[name]))
     return {name: Measurement(tuple(values)) for name, values in rates.items()}
 

@@ -28,6 +28,11 @@ def state_bytes(env: type[CompiledEnv]) -> int:
     return philox.CLOCK.itemsize if env.has_hidden_state else record_dtype(env).itemsize
 
 
+def state_fields(env: type[CompiledEnv]) -> str:
+    """What a snapshot holds of an environment besides its clock, in NumPy's words."""
+    return "" if env.has_hidden_state else str(env.state)
+
+
 def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
     """What batch_kernel.py needs to know of an environment."""
     shown = observation_layout(env.observation_space)

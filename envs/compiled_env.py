@@ -37,7 +37,6 @@ SIGNATURES = {
 }
 OPTIONAL = ("action_mask", "render")
 OPTIONAL_ATTRIBUTES = ("params", "max_episode_steps", "has_hidden_state", "render_fps")
-MISSPELT = 0.85  # how alike names must be (difflib) for one to be taken for the other
 NO_LIMIT = -1  # in place of a number of steps, as `gymnasium.make` has it
 
 
@@ -188,13 +187,23 @@ def _problems(cls: type[CompiledEnv]) -> list[str]:
 def _misspelt(cls: type[CompiledEnv]) -> list[str]:
     """What would be left out without a word: `action_masks` for `action_mask`."""
     written = vars(cls)
-    missing = {*OPTIONAL, *OPTIONAL_ATTRIBUTES}.difference(written)
+    missing = [name for name in OPTIONAL if not hasattr(cls, name)]
+    missing += [name for name in OPTIONAL_ATTRIBUTES if name not in written]
     return [
-        f"{name}: did you mean {near[0]}?"
+        f"{name}: did you mean {meant}?"
         for name in written
-        if not (name.startswith("_") or hasattr(CompiledEnv, name))
-        and (near := difflib.get_close_matches(name, missing, n=1, cutoff=MISSPELT))
+        for meant in missing
+        if not name.startswith("_") and _is_slip(name, meant)
     ]
+
+
+def _is_slip(written: str, meant: str) -> bool:
+    """Whether two names differ by one letter too many or too few, or by two that changed places."""
+    short, long = sorted((written, meant), key=len)
+    if len(long) == len(short) + 1:
+        return any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
+    swapped = (short[:i] + short[i : i + 2][::-1] + short[i + 2 :] for i in range(len(short) - 1))
+    return short != long and long in swapped
 
 
 def _state_problems(dtype: np.dtype, prefix: str = "") -> list[str]:
@@ -223,7 +232,9 @@ def _function_problems(cls: type[CompiledEnv], name: str, wanted: tuple[str, ...
         return [f"{name} is a {type(function).__name__}, wanted a plain function, {form}"]
     parameters = inspect.signature(function).parameters
     is_plain = all(one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters.values())
-    is_disordered = sorted(parameters) == sorted(wanted) and tuple(parameters) != wanted
+    is_disordered = any(
+        given in wanted and given != name for given, name in zip(parameters, wanted, strict=False)
+    )
     if len(parameters) != len(wanted) or not is_plain or is_disordered:
         return [f"{name} takes {inspect.signature(function)}, wanted ({', '.join(wanted)})"]
     return []

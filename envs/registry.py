@@ -57,7 +57,7 @@ def find_env(
     what is missing and which bundled id is nearest.
     """
     module_name, _, name = BUNDLED.get(env_id, env_id).partition(":")
-    if not (module_name and name):
+    if not (module_name and name) or "/" in module_name or module_name.endswith(".py"):
         raise EnvError(
             f"unknown environment {env_id!r}; {_nearest(env_id, folder or os.getcwd())} "
             "(an environment of your own is named package.module:Name)"
@@ -70,8 +70,9 @@ def find_env(
     if not hasattr(module, name):
         there = [name for name, value in vars(module).items() if _is_definition(value)]
         hint = f"; it has {', '.join(there)}" if there else ", nor any other CompiledEnv"
-        file = getattr(module, "__file__", None) or "built in"  # or a folder without __init__.py
-        raise EnvError(f"environment {env_id!r}: {module_name} ({file}) has no {name!r}{hint}")
+        places = getattr(module, "__file__", None) or ", ".join(getattr(module, "__path__", ()))
+        where = f" ({places})" if places else ""
+        raise EnvError(f"environment {env_id!r}: {module_name}{where} has no {name!r}{hint}")
     env = getattr(module, name)
     if not _is_definition(env):
         raise EnvError(
@@ -82,9 +83,11 @@ def find_env(
 
 def _nearest(env_id: str, folder: str) -> str:
     """What may have been meant: a file of the folder's, or a bundled id."""
-    module = env_id.removesuffix(".py")
-    if os.path.isfile(os.path.join(folder, f"{module}.py")):
-        return f"which environment of {module}.py? say {module.replace('/', '.')}:Name"
+    path = os.path.relpath(os.path.join(folder, env_id.partition(":")[0]), folder)
+    module = path.removesuffix(".py").replace("/", ".")
+    file = os.path.join(*module.split(".")) + ".py" if module.strip(".") else ""
+    if not path.startswith("..") and os.path.isfile(os.path.join(folder, file)):
+        return f"which environment of {file}? say {module}:{env_id.partition(':')[2] or 'Name'}"
     near = difflib.get_close_matches(env_id, BUNDLED, n=1, cutoff=0.4)
     return f"did you mean {near[0]}?" if near else f"bundled are {', '.join(BUNDLED)}"
 

@@ -28,7 +28,8 @@ class UnrollSchema:
     """What an unroll of a run looks like, but for the number of environments.
 
     has_value: whether actors record the value of every observation, because the algorithm asks.
-    state_bytes: of one environment's state (rollout.envs.batch: snapshot).
+    state_bytes: of one environment's state (rollout.envs.batch: snapshot). state_fields: what it is
+    made of, for who compares; no one reads it.
     mask_size: of an action mask; 0 where everything is always allowed.
     """
 
@@ -40,6 +41,7 @@ class UnrollSchema:
     has_value: bool
     state_bytes: int = 0
     mask_size: int = 0
+    state_fields: str = ""
 
     @property
     def digest(self) -> bytes:

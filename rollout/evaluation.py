@@ -5,7 +5,6 @@ within some number of steps would favour short ones: an environment ends more of
 """
 
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rollout.envs.errors import EnvError
+from rollout.envs.layouts import action_layout
 from rollout.errors import OperatorError
 from rollout.policy import Policy, evaluation_seed
 
 if TYPE_CHECKING:
+    from rollout.acting import UnrollActor
     from rollout.envs.batch import Envs
 
 CHUNK = 256  # environments played at once
@@ -144,35 +145,68 @@ def check_video(policy: Policy, file: Path) -> None:
 
 
 def write_video(policy: Policy, file: Path, number: int = 0) -> int:
-    """Write one deterministic episode as a GIF, a frame per step; returns the number of steps.
+    """Write one deterministic episode as a GIF; returns the number of steps.
 
-    A frame shows what a step began with; equal ones in a row become a longer one.
+    A frame shows what a step began with, the last one what the last step led to (of environments
+    with hidden state there is none such); equal ones in a row become a longer one.
     """
     from PIL import Image
 
+    pictures, num_steps = _play(policy, evaluation_seed(policy.experiment.seed, number))
     frames = [
-        Image.fromarray(frame).convert("P", palette=Image.Palette.ADAPTIVE)
-        for frame in _frames(policy, evaluation_seed(policy.experiment.seed, number))
+        Image.fromarray(picture).convert("P", palette=Image.Palette.ADAPTIVE)
+        for picture in pictures
     ]
     try:
         frames[0].save(file, save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
     except OSError as error:
         raise OperatorError(f"--video {file}: cannot be written: {error.strerror}") from error
-    return len(frames)
+    return num_steps
 
 
-def _frames(policy: Policy, seed: int) -> Iterator[np.ndarray]:
+def _play(policy: Policy, seed: int) -> tuple[list[np.ndarray], int]:
+    """Pictures of a deterministic episode, and how many steps it has."""
     actor = _make_actor(policy, 0, 1, 1, seed)
-    shape: tuple[int, ...] | None = None
-    for _ in range(MAX_FRAMES):
-        frame = _frame(actor.envs)
-        shape = shape or frame.shape
-        if frame.shape != shape:
-            raise EnvError(f"{policy.experiment.env.id}: render gave {shape}, then {frame.shape}")
-        yield frame
+    frames, num_steps = [_frame(actor.envs)], 0
+    while num_steps < MAX_FRAMES:
+        num_steps += 1
+        before = actor.envs.snapshot()
         actor.act(policy.parameters, greedy=True)
-        if actor.buffer.num_episodes:
-            return
+        if not actor.buffer.num_episodes:
+            frames.append(_frame(actor.envs))
+            continue
+        if not policy.env.has_hidden_state:
+            frames.append(_frame(_without_reset(actor, before)))
+        break
+    for frame in frames:
+        if frame.shape != frames[0].shape:
+            shapes = f"{frames[0].shape}, then {frame.shape}"
+            raise EnvError(f"{policy.experiment.env.id}: render gave {shapes}")
+    return frames, num_steps
+
+
+def _without_reset(actor: "UnrollActor", before: bytes) -> "Envs":
+    """The environment after the step that has ended its episode, where `actor` began the next.
+
+    before: its state before that step. In plain Python.
+    """
+    from rollout.envs.batch import Envs, load_env_kernels, record_dtype  # with Numba
+    from rollout.envs.records import records
+
+    env, layout = actor.envs.env, action_layout(actor.envs.env.action_space)
+    ended = Envs(env, 1, 0, jit=False, begin=False)
+    ended.record_bytes[:] = np.frombuffer(before, np.uint8)
+    ended.params[:] = actor.envs.params
+    action = actor.buffer.unroll().action[0, 0]
+    if not layout.choices:
+        action = np.clip(action, layout.low, layout.high).astype(np.float32)
+    load_env_kernels(env, jit=False).step_one(
+        records(ended.record_bytes, record_dtype(env)),
+        records(ended.params_bytes, env.params_dtype()),
+        0,
+        action,
+    )
+    return ended
 
 
 def _frame(envs: "Envs") -> np.ndarray:

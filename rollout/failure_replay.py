@@ -3,11 +3,15 @@
 Compiled, as it happened, or as plain Python, where a debugger sees the author's lines.
 """
 
+import contextlib
 import os
+import re
+import threading
 import traceback
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,6 +27,9 @@ from rollout.shapes import make_schema
 # Files between us and an author's function, and those that it calls of ours.
 _AROUND = ("acting.py", "acting_kernel.py", "batch.py", "batch_kernel.py", Path(__file__).name)
 _BELOW = ("records.py", "philox.py", "philox_compiled.py")
+
+
+LINES_S = 3.0  # for plain Python to find the lines in which compiled code has failed
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,8 +50,19 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     def is_same(self, failure: Failure) -> bool:
         """Whether it failed as it did then, at the same step where that is known."""
         is_same_step = failure.t < 0 or self.t is None or self.t == failure.t
-        is_same_error = self.error in failure.error or self.ended == "hang"
+        is_same_error = _is_alike(self.error, failure.error) or self.ended == "hang"
         return self.ended == failure.ended and is_same_step and is_same_error
+
+
+# What compiled code shows of a value in an f-string; plain Python shows the value.
+UNSHOWN = re.compile(r"<object type:[^>]*>")
+
+
+def _is_alike(now: str, then: str) -> bool:
+    """Whether an error's text is (within) another one, but for values that were not shown."""
+    kind = now.partition(":")[0]
+    pieces = UNSHOWN.split(then[max(0, then.find(kind)) :])
+    return now in then or re.match(".*".join(map(re.escape, pieces)), now, re.DOTALL) is not None
 
 
 @dataclass(frozen=True)
@@ -135,12 +153,26 @@ def _with_lines_of_now(failure: Failure, compiled: Replayed) -> Replayed:
     """The same as plain Python tells it, if it fails alike.
 
     Machine code names the lines of the file that it was compiled from, and is kept for as long as
-    only comments change, or the file's place.
+    only comments change, or the file's place. Plain Python may take for ever: it is given LINES_S.
     """
-    plain = replay_failure(failure, jit=False)
-    lines = plain.outcome.lines
-    is_alike = msgspec.structs.replace(compiled.outcome, lines=lines) == plain.outcome
-    return plain if is_alike else compiled
+    found: list[Replayed] = []
+
+    def replay() -> None:
+        with contextlib.suppress(Exception), np.errstate(all="ignore"):  # as in compiled code
+            found.append(replay_failure(failure, jit=False))
+
+    thread = threading.Thread(target=replay, daemon=True)
+    thread.start()
+    thread.join(LINES_S)
+    for plain in found:
+        now, then = plain.outcome, compiled.outcome
+        if _is_alike(now.error, then.error) and _place(now) == _place(then):
+            return plain
+    return compiled
+
+
+def _place(outcome: Outcome) -> tuple[Any, ...]:
+    return outcome.ended, outcome.t, outcome.episode, outcome.episode_step
 
 
 def _authored(error_traceback: types.TracebackType | None) -> types.TracebackType | None:

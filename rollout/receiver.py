@@ -64,12 +64,13 @@ class ReceiverStatistics:
 class Snapshot:
     """What a checkpoint needs of the receiver, at one moment between two updates.
 
-    env_state: after what was trained on, uint8 [num_envs, state_bytes]. env_unrolls: of each
-    environment, trained on: int64 [num_envs]. account: Account.state(). set_aside: environments.
-    episodes_lost: by reason.
+    env_state: after what was trained on, uint8 [num_envs, state_bytes]. state_fields: what each is
+    made of (UnrollSchema). env_unrolls: of each environment, trained on: int64 [num_envs]. account:
+    Account.state(). set_aside: environments. episodes_lost: by reason.
     """
 
     env_state: np.ndarray
+    state_fields: str
     env_unrolls: np.ndarray
     account: dict[str, Any]
     set_aside: list[int]
@@ -329,6 +330,7 @@ class Receiver:
         states = self._inbox.states
         return Snapshot(
             env_state=states.trained.copy(),
+            state_fields=self._inbox.schema.state_fields,
             env_unrolls=states.num_trained.copy(),
             account=self._inbox.account.state(reason),
             set_aside=sorted(self._hosts.set_aside),

@@ -120,6 +120,7 @@ class CheckpointSaver:
             },
             {
                 "experiment": self._experiment.model_dump(mode="json"),
+                "state_fields": snapshot.state_fields,
                 "account": snapshot.account,
                 "set_aside": snapshot.set_aside,
                 "episodes_lost": snapshot.episodes_lost,

@@ -155,12 +155,12 @@ class Run:
             account.put_state(checkpoint.state["account"])
             states.episodes_lost.update(checkpoint.state["episodes_lost"])
             if self._resumption.keeps_states:
-                kept, size = checkpoint.arrays[ENV_STATE], plan.schema.state_bytes
-                if kept.shape[1] != size:
+                kept, now = checkpoint.arrays[ENV_STATE], plan.schema.state_fields
+                then = checkpoint.state.get("state_fields", now)
+                if kept.shape[1] != plan.schema.state_bytes or then != now:
                     raise OperatorError(
-                        f"the state of {env.__qualname__} has {size} bytes, in "
-                        f"{checkpoint.path.name} it has {kept.shape[1]}: it was changed since; "
-                        "undo that, or start a new run"
+                        f"the state of {env.__qualname__} is {now}, in {checkpoint.path.name} it "
+                        f"is {then}: it was changed since; undo that, or start a new run"
                     )
                 states.put(kept)
                 states.put_counts(checkpoint.arrays[ENV_UNROLLS])

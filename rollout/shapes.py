@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from rollout.envs.batch import state_bytes
+from rollout.envs.batch import state_bytes, state_fields
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.layouts import action_layout, observation_layout
 from rollout.learners.network import (
@@ -59,4 +59,5 @@ def make_schema(env: type[CompiledEnv], unroll_length: int, has_value: bool) -> 
         has_value=has_value,
         mask_size=taken.mask_size if hasattr(env, "action_mask") else 0,
         state_bytes=state_bytes(env),
+        state_fields=state_fields(env),
     )

@@ -88,6 +88,11 @@ class Summary:
             raise ValueError(f"not a summary of this version of rollout: {error!r}") from error
 
 
+def show_number(value: float) -> str:
+    """A return, or the like, for people: 1,234.5, 22.4, 0.956."""
+    return f"{value:,.1f}" if abs(value) >= 10 or value == 0 else f"{value:.3g}"
+
+
 def params_digest(named_arrays: Mapping[str, np.ndarray]) -> str:
     """sha256 over the arrays' little-endian float32 bytes, in the order of their names, in hex."""
     digest = hashlib.sha256()

@@ -131,8 +131,8 @@ class Supervisor:
 class HangWatch:
     """Finds actors that are at one unroll for too long.
 
-    Before a first unroll is done nobody knows how long one takes, so that then an actor may be at
-    one *step* for so long: a slow simulator gets on, if slowly, and an endless loop does not.
+    Before the host's first unroll is done nobody knows how long one takes, so that then an actor
+    may be at one *step* for so long: a slow simulator gets on, and an endless loop does not.
 
     An actor's time counts only as far as whoever watches was there to see it, up to
     MOST_PER_LOOK_NS from one look to the next: a machine that was suspended, or a whole run that
@@ -165,7 +165,7 @@ class HangWatch:
     def look(
         self, now_ns: int, slots: np.ndarray, paused_ns: Mapping[int, int] | None = None
     ) -> dict[int, float]:
-        """Slots whose unroll takes longer than it may, and for how many seconds it is under way.
+        """Slots whose unroll, or step, takes longer than it may, and for how many seconds it does.
 
         paused_ns: since when slots are stopped. One that is stopped between two unrolls would never
         begin another, so it is as if it had begun it.
@@ -183,4 +183,5 @@ class HangWatch:
         self._began_ns, self._positions = began_ns, positions
         self._looked_ns = now_ns
         is_hung = (began_ns != 0) & (self._seen_ns > self.limit_s(slots) * 1e9)
-        return {int(slot): (now_ns - int(began_ns[slot])) / 1e9 for slot in np.flatnonzero(is_hung)}
+        took_ns = self._seen_ns if self.is_of_steps(slots) else now_ns - began_ns
+        return {int(slot): int(took_ns[slot]) / 1e9 for slot in np.flatnonzero(is_hung)}

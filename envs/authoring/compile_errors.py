@@ -35,7 +35,7 @@ from rollout.envs.authoring.authored import (
 )
 from rollout.envs.authoring.cures import ONE_TRUTH, RETURN, TWO_VALUES, cure_of_syntax, known_cure
 from rollout.envs.authoring.cures_in_context import (
-    array_changed_in_place,
+    arrays_changed_in_place,
     cure_in_context,
     is_of_array_changed_in_place,
     use_of_field,
@@ -198,7 +198,7 @@ def _place(authored: AuthoredFunction, error: Exception) -> Place:
                 return Place(one, use.node.lineno)
     if is_of_array_changed_in_place(str(error)):
         for one in functions:
-            if node := array_changed_in_place(authored, nodes_of(one)):
+            for node in arrays_changed_in_place(authored, nodes_of(one)):
                 return Place(one, node.lineno)
     if name := re.search(r"'(\w+)'", str(error)):
         for one in functions:

@@ -47,8 +47,8 @@ NO_OBJECTS = (
 NO_TRY = "test first: if x != 0.0; dividing by zero gives inf or nan and raises nothing"
 NO_TEXT = "numbers with names, LEFT, RIGHT = 0, 1"
 NOT_HERE = (
-    "functions compute on `state` alone: load files at import, into constants, and count steps "
-    "instead of asking a clock"
+    "functions compute on `state` alone: what they need of it becomes a constant at the top of the "
+    "file, LIMIT = sys.float_info.max"
 )
 AN_END = 'to end an episode, return terminated = True; to stop the run, raise RuntimeError("why")'
 A_LOOP = "write the loop, for i in range(3); compiled it is as fast as C"

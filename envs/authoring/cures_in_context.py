@@ -10,19 +10,21 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from numba.core.types import Array, Boolean, Number, Record, Type
+from numba.core.types import Array, Boolean, Float, Integer, Number, Record, Type
 
 from rollout.envs.authoring.authored import (
     AuthoredFunction,
     Place,
     is_of_kit,
+    literal,
     names_in_scope,
     nodes_of,
     resolved,
 )
 from rollout.envs.authoring.cures import ANY_DRAW, KIT_CALLS, ONE_TYPE, RETURN, TWO_VALUES
+from rollout.envs.compiled_env import SIGNATURES, CompiledEnv
 
 Explained = tuple[str, str] | None
 
@@ -55,46 +57,59 @@ def is_of_array_changed_in_place(message: str) -> bool:
     return message == "'NoneType' object has no attribute 'args'"
 
 
-def array_changed_in_place(
+def arrays_changed_in_place(
     authored: AuthoredFunction, nodes: Iterable[ast.AST]
-) -> ast.AugAssign | None:
-    """The `array += …` that is likeliest meant: where unsigned integers are, next to nothing fits.
+) -> list[ast.AugAssign]:
+    """Each `array += …` that may not fit, of a field of an argument or of an argument itself.
 
-    The array is a field of an argument, or an argument itself.
+    Without those, each `… += …`: it may be of something whose type is not known here.
     """
-    found = {
-        node: kind.dtype
-        for node in nodes
-        if isinstance(node, ast.AugAssign)
-        and isinstance(kind := _type_of_part(authored, node.target), Array)
-    }
-    return min(found, key=lambda node: "uif".find(str(found[node])[0]), default=None)
+    found = [node for node in nodes if isinstance(node, ast.AugAssign)]
+    arrays = {node: _dtype_of_array(authored, node.target) for node in found}
+    known = [node for node, dtype in arrays.items() if dtype and not _fits(authored, node, dtype)]
+    return known or [node for node in found if not isinstance(arrays[node], Type)]
 
 
-def _type_of_part(authored: AuthoredFunction, node: ast.expr) -> Type | None:
-    """The type of `state.board`, and of `state.board[0]` and `state.board[:]`, if they are arrays.
+def _fits(authored: AuthoredFunction, node: ast.AugAssign, dtype: Any) -> bool:
+    """Whether a result surely is of the array's type."""
+    if isinstance(node.op, ast.Div):
+        return isinstance(dtype, Float)
+    if isinstance(node.op, ast.BitAnd | ast.BitOr | ast.BitXor) and isinstance(dtype, Float):
+        return False
+    is_integer = type(literal(node.value)) is int
+    is_signed = isinstance(dtype, Integer) and str(dtype).startswith("int")
+    same = _dtype_of_array(authored, node.value) == dtype
+    return same or isinstance(dtype, Float) or (is_integer and is_signed)
+
+
+def _dtype_of_array(authored: AuthoredFunction, node: ast.expr) -> Any:
+    """What `state.board` holds, and `state.board[0]` and `state.board[:]`, if they are arrays.
 
     None where it is not known, and of elements.
     """
     if isinstance(node, ast.Subscript):
-        whole = authored.type_of(node.value)
+        whole: Any = authored.type_of(node.value)
         indices = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         is_part = isinstance(whole, Array) and (
             len(indices) < whole.ndim or any(isinstance(one, ast.Slice) for one in indices)
         )
-        return whole if is_part else None
-    return authored.type_of(node)
+        return whole.dtype if is_part else None
+    kind = authored.type_of(node)
+    return kind.dtype if isinstance(kind, Array) else None
 
 
 def _array_changed_in_place(authored: AuthoredFunction, place: Place) -> Explained:
-    node = array_changed_in_place(authored, place.nodes())
-    if node is None:
+    on_line = arrays_changed_in_place(authored, place.nodes())
+    if not on_line:
         return None
-    target, kind = ast.unparse(node.target), _type_of_part(authored, node.target)
-    assert isinstance(kind, Array)
+    node, candidates = on_line[0], arrays_changed_in_place(authored, nodes_of(place.function))
+    target = ast.unparse(node.target)
     into = target if isinstance(node.target, ast.Subscript) else f"{target}[:]"
     result = ast.unparse(ast.BinOp(node.target, node.op, node.value))
-    reason = f"the result's type does not fit into `{target}`, an array of {kind.dtype}"
+    what = f"an array of {_dtype_of_array(authored, node.target) or 'another type'}"
+    reason = f"the result does not fit into `{target}`, {what}"
+    if len(candidates) > 1:
+        reason += f" (or in another of lines {_lines(candidates)}: Numba does not say which)"
     return reason, f"{into} = {result}"
 
 
@@ -183,12 +198,21 @@ def _missing_name(authored: AuthoredFunction, place: Place, name: str) -> Explai
     if name in sys.stdlib_module_names:
         return reason, f"import {name}, at the top of the file"
     scope = names_in_scope(place.function)
-    if hasattr(_owner(authored, scope), name):
+    owner = _owner(authored, scope)
+    if hasattr(owner, name):
         reason = f"{name} is an attribute of the class, which its functions do not see"
-        return reason, f"move it out of the class; or into `params`, and write params.{name}"
+        return reason, _cure_of_attribute(name, getattr(owner, name))
     known = {*scope, *place.function.__code__.co_varnames}
     meant = _did_you_mean(name, sorted({*known, *dir(builtins), *KIT_CALLS}))
     return reason, meant or "define it outside the class, in the same file"
+
+
+def _cure_of_attribute(name: str, value: object) -> str:
+    if hasattr(CompiledEnv, name) or name in SIGNATURES:
+        return "what functions share is written outside the class, as a constant or a function"
+    if isinstance(value, bool | int | float):
+        return f"move it out of the class; or into `params`, and write params.{name}"
+    return "move it out of the class, in the same file"
 
 
 def _owner(authored: AuthoredFunction, scope: Mapping[str, object]) -> object:
@@ -215,7 +239,7 @@ def _wrong_call(place: Place, message: str) -> Explained:
             parameters = signature.parameters.values()
             if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters):
                 reason = f"{function.__name__} has keyword-only arguments, which do not compile"
-                return reason, f"def {function.__name__}({', '.join(signature.parameters)})"
+                return reason, f"def {function.__name__}{signature}".replace("*, ", "", 1)
     return None
 
 

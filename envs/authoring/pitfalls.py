@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numba.core import ir
-from numba.core.types import Number, Record
+from numba.core.types import Float, Integer, Number, Record
 
 from rollout.envs.authoring.authored import (
     AuthoredFunction,
@@ -56,9 +56,14 @@ def check_types(authored: AuthoredFunction, dispatcher: Any) -> None:
             place = Place(authored.function, statement.loc.line)
             if isinstance(statement, ir.SetAttr):
                 record, value = types_of[statement.target.name], types_of[statement.value.name]
-                if is_array(value) and isinstance(record.typeof(statement.attr), Number):
+                field = record.typeof(statement.attr)
+                if is_array(value) and isinstance(field, Number):
                     reason = f"an array where {statement.attr} is one number"
                     raise authored.error(REFUSED, place, reason, "one element, x[0], or its sum")
+                if isinstance(value, Float) and isinstance(field, Integer):
+                    reason = f"{statement.attr} is an integer, which drops a float's fraction"
+                    cure = f"int(…) if that is meant; else ({statement.attr!r}, 'f8') in the dtype"
+                    raise authored.error(REFUSED, place, reason, cure)
             elif _is_truth_of_array(statement, signature):
                 reason = "an array is neither true nor false"
                 raise authored.error(REFUSED, place, reason, ONE_TRUTH)

@@ -87,7 +87,7 @@ class CheckedKernels:
                 moment = self._moment(int(np.argmin(allows)), env_bytes, params_bytes)
                 line = moment.line_that_forbids(columns)
                 text = f"action_mask allows no value of action choice {choice}"
-                text += f" ({line}); {moment.place('action_mask')}"
+                text += f" ({line or 'plain Python allows some'}); {moment.place('action_mask')}"
                 raise Faulty(self._env, Fault(Kind.ACTION_MASK, text))
             start += size
 

@@ -171,7 +171,8 @@ def check_plain_python(trial: Trial) -> Result:
     steps = counted(found.steps, PLAIN_ENVS)
     if found.rounding:
         return warning(
-            f"{steps}: rounded otherwise, compiled and in plain Python {found.rounding}; {HABITS}",
+            f"{steps}: rounded otherwise, compiled and in plain Python {found.rounding}; no harm "
+            "to training, which runs compiled code alone",
             steps=found.steps,
         )
     return passed(f"{steps}: the same bits as compiled", steps=found.steps)
@@ -218,5 +219,6 @@ class Parity:
             if not found.is_rounding:
                 self.difference = str(found)
                 return
-            self.rounding = self.rounding or f"{found}; {self.place}"
+            if not found.name.startswith("draw."):  # the kit's sum of rewards, which differ then
+                self.rounding = self.rounding or f"{found}; {self.place}"
         plain.parts[0].records[:] = compiled.parts[0].records

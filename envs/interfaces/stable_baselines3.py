@@ -53,9 +53,12 @@ class StableBaselines3VecEnv(VecEnv):
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Environment i begins its next episode with seed + i; None: with one that is drawn."""
-        if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
+        if seed is None:
+            return super().seed(None)
+        is_integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+        if not (is_integer and 0 <= seed < 2**32):
             raise EnvError(f"seed={seed!r}, wanted an integer from 0 to {2**32 - 1}, or None")
-        return super().seed(seed)
+        return super().seed(int(seed))
 
     def reset(self) -> Any:
         seeds = [None if seed is None else seed % 2**32 for seed in self._seeds]

@@ -87,6 +87,8 @@ def _head(run: "RunDirectory", checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 def _table(found: dict[str, Any]) -> str:
+    from rollout.summary import show_number
+
     lines = [
         f"{found['checkpoint']}: {found['env']}, {found['episodes']:,} episodes each",
         f"{'':13}  {'return':>10}  {'95 % interval':>23}  "
@@ -94,11 +96,11 @@ def _table(found: dict[str, Any]) -> str:
     ]
     for kind in KINDS:
         row = found[kind]
-        low, high = (f"{bound:,.1f}" for bound in row["interval_95"])
+        low, high = map(show_number, row["interval_95"])
         numbers = (row[name] for name in ("median", "min", "max", "length_mean"))
         lines.append(
-            f"{kind:13}  {row['mean']:10,.1f}  {f'{low} – {high}':>23}  "
-            + "  ".join(f"{number:10,.1f}" for number in numbers)
+            f"{kind:13}  {show_number(row['mean']):>10}  {f'{low} – {high}':>23}  "
+            + "  ".join(f"{show_number(number):>10}" for number in numbers)
         )
     if found["video"]:
         lines.append(f"video: {found['video']} ({found['video_steps']} steps)")

@@ -476,17 +476,23 @@ def step_calls_a_helper_that_assigns_an_array(state, params, action, draw):
 
 
 #
-@mistake("the result's type does not fit into `state.board`", "state.board[:] = state.board + 0.5")
+@mistake("the result does not fit into `state.board`", "state.board[:] = state.board + 0.5")
 def step_adds_fractions_to_integers_in_place(state, params, action, draw):
     state.v += 0.5  # this fits
     state.board += 0.5  # wrong
     return 1.0, False
 
 
-@mistake("the result's type does not fit into `state.board[0]`", "state.board[0] = state.board[0]")
+@mistake("the result does not fit into `state.board[0]`", "state.board[0] = state.board[0]")
 def step_changes_a_row_in_place(state, params, action, draw):
     state.board[0, 0] += 1  # this fits
     state.board[0] *= 0.5  # wrong
+    return 1.0, False
+
+
+@mistake("count is an integer, which drops a float's fraction", "else ('count', 'f8') in the dtype")
+def step_adds_a_fraction_to_an_integer(state, params, action, draw):
+    state.count += 0.1 * (action - 0.5)  # wrong
     return 1.0, False
 
 
@@ -734,7 +740,7 @@ def step_quits(state, params, action, draw):
     return 1.0, False
 
 
-@mistake("os.getpid is not compiled", "functions compute on `state` alone")
+@mistake("os.getpid is not compiled", "becomes a constant at the top of the file")
 def step_asks_the_system(state, params, action, draw):
     return os.getpid(), False  # wrong
 

@@ -19,6 +19,7 @@ GOOD = {
             ("velocity", "f8"),
             ("v", "f8", (3,)),
             ("board", "i1", (3, 3)),
+            ("count", "i4"),
             ("ball", [("x", "f8"), ("y", "f8")]),
         ]
     ),
@@ -116,17 +117,105 @@ def test_attribute_of_the_class_is_told_from_an_unknown_name():
     assert cure == "cure: move it out of the class; or into `params`, and write params.GAIN"
 
 
-def test_unsigned_array_changed_in_place_is_named_before_others():
-    """Numba does not say which, and next to nothing fits into unsigned integers."""
+STATE_OF_ARRAYS = np.dtype(
+    [
+        ("x", "f8"),
+        ("board", "u1", (3, 3)),
+        ("signed", "i4", (2,)),
+        ("v", "f8", (2,)),
+        ("cells", [("v", "i4", (2,))], (2,)),
+    ]
+)
 
+
+def test_what_fits_into_an_array_is_not_blamed():
     def step(state, params, action, draw):
         state.signed += 1
+        state.v += 0.5
+        state.board ^= state.board
+        state.board[0, 0] += 1
         state.board += 1
         return 1.0, False
 
-    state = np.dtype([("x", "f8"), ("board", "u1", (3, 3)), ("signed", "i4", (2,))])
-    with pytest.raises(EnvError, match=r"`state.board`, an array of uint8\ncure: state.board\[:\]"):
-        Envs(define("step", step, state=state), 1, seed=0)
+    message = r"`state.board \+= 1`: the result does .*, an array of uint8\ncure: state.board\[:\]"
+    with pytest.raises(EnvError, match=message):
+        Envs(define("step", step, state=STATE_OF_ARRAYS), 1, seed=0)
+
+
+def test_several_lines_that_may_not_fit_are_all_named():
+    def step(state, params, action, draw):
+        state.board += np.uint8(1)
+        state.signed += 0.5
+        return 1.0, False
+
+    first = step.__code__.co_firstlineno
+    others = f"or in another of lines {first + 1}, {first + 2}: Numba does not say which"
+    with pytest.raises(EnvError, match=others):
+        Envs(define("step", step, state=STATE_OF_ARRAYS), 1, seed=0)
+
+
+def fall(board):
+    board += 1
+
+
+def step_of_alias(state, params, action, draw):
+    cells = state.board
+    cells += 1
+    return 1.0, False
+
+
+def step_of_helper(state, params, action, draw):
+    fall(state.board)
+    return 1.0, False
+
+
+def step_of_record(state, params, action, draw):
+    state.cells[0].v += 0.5
+    return 1.0, False
+
+
+@pytest.mark.parametrize(
+    ("step", "line"),
+    [
+        (step_of_alias, "`cells += 1`"),
+        (step_of_helper, "`board += 1`"),
+        (step_of_record, "`state.cells[0].v += 0.5`"),
+    ],
+)
+def test_array_whose_type_is_not_known_is_found_by_its_line(step, line):
+    with pytest.raises(EnvError) as caught:
+        Envs(define("step", step, state=STATE_OF_ARRAYS), 1, seed=0)
+    assert f"{line}: the result does not fit into" in str(caught.value)
+    assert "an array of another type\ncure: " in str(caught.value)
+
+
+class Limited(Gaining):
+    """Its limit and its other functions are the class's as well."""
+
+    max_episode_steps = 7
+    TARGETS = (1.0, 2.0)
+
+    def step(state, params, action, draw):
+        return 1.0, draw.t > max_episode_steps  # noqa: F821  # pyright: ignore
+
+
+class Targeting(Limited):
+    """Names a tuple of its class's."""
+
+    def step(state, params, action, draw):
+        return TARGETS[0], False  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+
+@pytest.mark.parametrize(
+    ("env", "cure"),
+    [
+        (Limited, "what functions share is written outside the class, as a constant or a function"),
+        (Targeting, "move it out of the class, in the same file"),
+    ],
+)
+def test_attributes_that_are_no_params_get_another_cure(env, cure):
+    with pytest.raises(EnvError, match=f"is an attribute of the class.*\n*.*cure: {cure}"):
+        Envs(env, 1, seed=0)
 
 
 @pytest.mark.parametrize("kind", [int, bool, np.float32, np.int8, np.bool_])

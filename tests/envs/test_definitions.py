@@ -89,6 +89,10 @@ MISTAKES = [
         {"step": lambda state, action, params, draw: (0.0, False)},
         "step takes (state, action, params, draw), wanted (state, params, action, draw)",
     ),
+    (
+        {"step": lambda state, action, params, rng: (0.0, False)},
+        "step takes (state, action, params, rng), wanted (state, params, action, draw)",
+    ),
     ({"reset": lambda state, params, *, draw: None}, "reset takes (state, params, *, draw)"),
 ]
 
@@ -110,6 +114,7 @@ def test_mistake_in_a_definition_is_named(changes, words):
         ("has_hidden_states", "has_hidden_state"),
         ("param", "params"),
         ("renders", "render"),
+        ("redner", "render"),
     ],
 )
 def test_what_would_be_left_out_without_a_word_is_refused(name, meant):
@@ -118,7 +123,10 @@ def test_what_would_be_left_out_without_a_word_is_refused(name, meant):
         type("Mine", (CompiledEnv,), members | {name: 1})
 
 
-@pytest.mark.parametrize("name", ["steps", "reset_", "observed", "board_size", "_render", "max_x"])
+@pytest.mark.parametrize(
+    "name",
+    ["steps", "reset_", "observed", "_render", "max_x", "renderer", "rendered", "action_masker"],
+)
 def test_other_names_are_the_authors_own(name):
     assert getattr(define(**{name: 1}), name) == 1
 

@@ -76,6 +76,12 @@ def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
         ("walk", "which environment of walk.py? say walk:Name"),
         ("walk.py", "which environment of walk.py? say walk:Name"),
         ("games/walk.py", "which environment of games/walk.py? say games.walk:Name"),
+        ("games.walk", "which environment of games/walk.py? say games.walk:Name"),
+        ("./walk.py", "which environment of walk.py? say walk:Name"),
+        ("walk:", "which environment of walk.py? say walk:Name"),
+        ("walk.py:Walk", "which environment of walk.py? say walk:Walk"),
+        ("../walk.py", "bundled are CartPole-v1"),
+        ("games:Walk", "games) has no 'Walk', nor any other"),
     ],
 )
 def test_environment_that_is_not_there_is_named_with_the_next_move(

@@ -114,7 +114,7 @@ def test_vectors_for_stable_baselines3_have_its_manners():
     pictured.close()
 
 
-@pytest.mark.parametrize("seed", ["a", -1, 2**32, 1.5])
-def test_seed_that_is_none_is_refused(seed):
+@pytest.mark.parametrize("seed", ["a", -1, 2**32, 1.5, True])
+def test_seed_that_cannot_be_one_is_refused(seed):
     with pytest.raises(EnvError, match="wanted an integer from 0 to 4294967295, or None"):
         StableBaselines3VecEnv(CartPole, 2, seed=seed)

@@ -187,10 +187,25 @@ def test_video_has_a_frame_for_what_is_seen_at_each_step(policy, tmp_path):
         for frame in ImageSequence.Iterator(video):
             shown_ms += frame.info["duration"]
             frames.append(np.asarray(frame.convert("RGB")))
-    assert shown_ms == num_steps * evaluation.FRAME_MS
+    assert shown_ms == (num_steps + 1) * evaluation.FRAME_MS, "what it began and ended with"
     assert len(frames) > 1 and (frames[0] != frames[-1]).any()
     start = Envs(policy.env, 1, evaluation_seed(policy.experiment.seed, 0)).render()
     assert np.abs(frames[0].astype(int) - start).mean() < 1
+
+
+def test_last_picture_shows_what_has_ended_the_episode(policy):
+    """The environment itself has begun the next one by then."""
+    actor = evaluation._make_actor(policy, 0, 1, 1, 3)
+    is_down = False
+    while not is_down:
+        before = actor.envs.snapshot()
+        actor.act(policy.parameters, greedy=True)
+        after = evaluation._without_reset(actor, before).records[0]
+        is_down = abs(after["state"]["theta"]) > 12 * 2 * np.pi / 360
+        assert is_down == bool(actor.buffer.num_episodes)
+        if not is_down:
+            assert after["state"] == actor.envs.records[0]["state"]
+            assert after["clock"]["t"] == actor.envs.records[0]["clock"]["t"]
 
 
 def run_main(*arguments: str) -> int:

@@ -266,7 +266,7 @@ def test_silence_is_said_aloud_and_the_run_waits_on(make_learner, tape, monkeypa
     said = (
         "no batch for 0 s (2 of 3 actors alive); still waiting; if its environment never returns, "
     )
-    said += "`rollout check-env CartPole-v1` says where, and fleet.hang_s ends the wait"
+    said += "`rollout check-env CartPole-v1` says where; a step 60 s at most (fleet.hang_s)"
     assert ("notice", said) in tape
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -372,8 +373,11 @@ class Mine(Counting):
 
     begun = train("x.toml", "--run-dir", "run")
     assert begun.returncode == 0, begun.stderr
-    Path("changing.py").write_text(source.replace('("t", "i4")', '("t", "i4"), ("more", "f8")'))
-    went_on = train("--resume", "run", f"stop.env_steps={4 * STEPS}")
-    assert went_on.returncode == 2
-    assert went_on.stderr.strip().startswith("rollout: the state of Mine has 52 bytes, in update-")
-    assert "it has 44: it was changed since" in went_on.stderr
+    for changed in ('("t", "i4"), ("more", "f8")', '("t", "f4")'):  # larger, and as large
+        Path("changing.py").write_text(source.replace('("t", "i4")', changed))
+        went_on = train("--resume", "run", f"stop.env_steps={4 * STEPS}")
+        assert went_on.returncode == 2
+        assert went_on.stderr.startswith("rollout: the state of Mine is [('env', '<i4'), ")
+        assert re.search(
+            r"in update-\d+ it is \[.*\('t', '<i4'\)\]: it was changed since;", went_on.stderr
+        )
