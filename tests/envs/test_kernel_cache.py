@@ -77,7 +77,7 @@ class Small(CompiledEnv):
     def step(state, params, action, draw):
         # nothing of this line is compiled
         state.t += decorated(cache_helpers.outer(1)) + closure(action) + with_default(0)
-        state.t += POINT.first + TABLE[1999] + PAIR[1][2999] + cache_package.constants.STRIDE
+        state.t += int(POINT.first + TABLE[1999] + PAIR[1][2999] + cache_package.constants.STRIDE)
         return uniform(draw, 0.0, 1.0), state.t > LIMIT and Kind.LEFT == action
 
     def observe(state, params, observation):
@@ -382,7 +382,7 @@ large, strided = np.arange(130_000.0), np.arange(64.0)[::2]
 )
 def test_what_has_no_fingerprint_compiles_without_the_cache(cache, looked_up, wanted):
     def reset(state, params, draw):
-        state.t = looked_up()
+        state.t = int(looked_up())
 
     env = type("Tabled", (Counting,), {"reset": reset})
     assert Envs(env, 1, seed=0).records["state"]["t"] == wanted
