@@ -1,11 +1,13 @@
 """N environments as one array of records, stepped by compiled loops."""
 
+from __future__ import annotations
+
 import dis
 import functools
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +17,9 @@ from rollout.envs.errors import EnvError
 from rollout.envs.layouts import ActionLayout, ObservationLayout, action_layout, observation_layout
 from rollout.envs.records import RecordView, as_author_sees
 
+if TYPE_CHECKING:
+    from rollout.envs.registry import AnyEnv
+
 TEMPLATE = Path(__file__).parent / "batch_kernel.py"
 
 
@@ -23,14 +28,16 @@ def record_dtype(env: type[CompiledEnv]) -> np.dtype:
     return np.dtype([("clock", philox.CLOCK), ("state", env.state)])
 
 
-def state_bytes(env: type[CompiledEnv]) -> int:
+def state_bytes(env: AnyEnv) -> int:
     """Length of one environment's part of a snapshot."""
-    return philox.CLOCK.itemsize if env.has_hidden_state else record_dtype(env).itemsize
+    if isinstance(env, type) and not env.has_hidden_state:
+        return record_dtype(env).itemsize
+    return philox.CLOCK.itemsize
 
 
-def state_fields(env: type[CompiledEnv]) -> str:
+def state_fields(env: AnyEnv) -> str:
     """What a snapshot holds of an environment besides its clock, in NumPy's words."""
-    return "" if env.has_hidden_state else str(env.state)
+    return str(env.state) if isinstance(env, type) and not env.has_hidden_state else ""
 
 
 def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
@@ -122,6 +129,11 @@ class Envs:
     def __repr__(self) -> str:
         return f"Envs({self.env.__name__}, num_envs={self.num_envs}, jit={self.jit})"
 
+    @property
+    def clocks(self) -> np.ndarray:
+        """Where each environment is: [N] of philox.CLOCK, a view."""
+        return self.records["clock"]
+
     def kernel_arguments(self) -> tuple[np.ndarray, np.ndarray]:
         """(env_bytes, params_bytes) as the kernels take them."""
         return self.record_bytes, self.params_bytes
@@ -183,7 +195,7 @@ class Envs:
         state = RecordView(self.records["state"][i : i + 1], "state")
         return render(state, RecordView(self.params, "params"))
 
-    def step(self, action: np.ndarray, outcome: "Outcome") -> None:
+    def step(self, action: np.ndarray, outcome: Outcome) -> None:
         """Step all environments once and write `outcome`.
 
         action: [N, *layout.shape] of `action_layout`: int32 [N] for Discrete, [N, n] else.
@@ -200,6 +212,9 @@ class Envs:
                 raise  # the author's own
             raise EnvError(self._step_problem(action, outcome)) from error
 
+    def close(self) -> None:
+        """Nothing has to be let go of, as it has with other environments."""
+
     def _fit(self, action: Any, outcome: Any) -> bool:
         """Whether `step` can take these."""
         layout = action_layout(self.env.action_space)
@@ -211,7 +226,7 @@ class Envs:
             and outcome.shape == self._outcome_shape
         )
 
-    def _step_problem(self, action: Any, outcome: "Outcome") -> str:
+    def _step_problem(self, action: Any, outcome: Outcome) -> str:
         if not isinstance(outcome, Outcome) or outcome.shape != self._outcome_shape:
             return f"{self!r} stepped with {outcome!r}"
         found = type(action).__name__
@@ -234,7 +249,7 @@ class Outcome:
         finished.
     """
 
-    def __init__(self, env: type[CompiledEnv], num_envs: int) -> None:
+    def __init__(self, env: AnyEnv, num_envs: int) -> None:
         self.env = env
         self.num_envs = num_envs
         self.observation = _rows(observation_layout(env.observation_space), num_envs)

@@ -6,10 +6,17 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+import gymnasium
 
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
+from rollout.envs.foreign.finding import PREFIX, from_maker, from_registry, is_maker
+from rollout.envs.foreign.foreign_env import ForeignEnv
+
+AnyEnv = type[CompiledEnv] | ForeignEnv
 
 BUNDLED = {
     "CartPole-v1": "rollout.envs.classic.cartpole:CartPole",
@@ -50,35 +57,69 @@ def as_env(env: type[CompiledEnv] | str) -> type[CompiledEnv]:
 def find_env(
     env_id: str, folder: str | None = None, max_episode_steps: int | None = None
 ) -> type[CompiledEnv]:
-    """The environment of a bundled id (`CartPole-v1`) or of `package.module:Name`.
+    """The compiled environment of a bundled id (`CartPole-v1`) or of `package.module:Name`.
 
-    folder: where modules are looked for first; by default the current folder. max_episode_steps:
-    in place of the environment's own limit, unless None; -1 for no limit. Raises EnvError that says
-    what is missing and which bundled id is nearest.
+    The arguments are those of find_any_env. Raises EnvError also for one that is not compiled.
     """
+    env = find_any_env(env_id, folder, max_episode_steps)
+    if isinstance(env, ForeignEnv):
+        raise EnvError(
+            f"environment {env_id!r} is a gymnasium.Env; wanted a subclass of "
+            "rollout.envs.CompiledEnv"
+        )
+    return env
+
+
+def find_any_env(
+    env_id: str,
+    folder: str | None = None,
+    max_episode_steps: int | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> AnyEnv:
+    """The environment of a bundled id, of `gymnasium:ID`, or of `package.module:Name`.
+
+    A name is that of a CompiledEnv, of a gymnasium.Env class, or of a function that makes one.
+    folder: where modules are looked for first; by default the current folder. max_episode_steps:
+    in place of the environment's own limit, unless None; -1 for no limit. params: what one of
+    Gymnasium's is made with, once, to see its spaces; a compiled one is told later. Raises EnvError
+    that says what is missing and which id is nearest.
+    """
+    folder = folder or os.getcwd()
+    if env_id.startswith(PREFIX):
+        with _first_on_path(folder):
+            return from_registry(env_id.removeprefix(PREFIX), params or {}, max_episode_steps)
+    value = _named(env_id, folder)
+    if _is_definition(value):
+        return value if max_episode_steps is None else value.with_time_limit(max_episode_steps)
+    if is_maker(value):
+        with _first_on_path(folder):
+            return from_maker(env_id, value, params or {}, max_episode_steps)
+    raise EnvError(
+        f"environment {env_id!r} is {value!r}; wanted a subclass of rollout.envs.CompiledEnv or of "
+        "gymnasium.Env, or a function that makes a gymnasium.Env"
+    )
+
+
+def _named(env_id: str, folder: str) -> Any:
+    """What a bundled id, or `package.module:Name`, is the name of."""
     module_name, _, name = BUNDLED.get(env_id, env_id).partition(":")
     if not (module_name and name) or "/" in module_name or module_name.endswith(".py"):
         raise EnvError(
-            f"unknown environment {env_id!r}; {_nearest(env_id, folder or os.getcwd())} "
+            f"unknown environment {env_id!r}; {_nearest(env_id, folder)} "
             "(an environment of your own is named package.module:Name)"
         )
     try:
-        with _first_on_path(folder or os.getcwd()):
+        with _first_on_path(folder):
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise _import_failure(env_id, module_name, error) from error
     if not hasattr(module, name):
-        there = [name for name, value in vars(module).items() if _is_definition(value)]
-        hint = f"; it has {', '.join(there)}" if there else ", nor any other CompiledEnv"
+        there = [name for name, value in vars(module).items() if _is_env(value)]
+        hint = f"; it has {', '.join(there)}" if there else ", nor any other environment"
         places = getattr(module, "__file__", None) or ", ".join(getattr(module, "__path__", ()))
         where = f" ({places})" if places else ""
         raise EnvError(f"environment {env_id!r}: {module_name}{where} has no {name!r}{hint}")
-    env = getattr(module, name)
-    if not _is_definition(env):
-        raise EnvError(
-            f"environment {env_id!r} is {env!r}; wanted a subclass of rollout.envs.CompiledEnv"
-        )
-    return env if max_episode_steps is None else env.with_time_limit(max_episode_steps)
+    return getattr(module, name)
 
 
 def _nearest(env_id: str, folder: str) -> str:
@@ -92,7 +133,17 @@ def _nearest(env_id: str, folder: str) -> str:
     return f"did you mean {near[0]}?" if near else f"bundled are {', '.join(BUNDLED)}"
 
 
-def _is_definition(value: object) -> bool:
+def can_render(env: AnyEnv) -> bool:
+    """Whether there are pictures of an environment."""
+    return env.renders if isinstance(env, ForeignEnv) else hasattr(env, "render")
+
+
+def _is_env(value: object) -> bool:
+    is_foreign = isinstance(value, type) and issubclass(value, gymnasium.Env)
+    return _is_definition(value) or (is_foreign and value is not gymnasium.Env)
+
+
+def _is_definition(value: object) -> TypeGuard[type[CompiledEnv]]:
     return isinstance(value, type) and issubclass(value, CompiledEnv) and value is not CompiledEnv
 
 

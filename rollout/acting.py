@@ -1,6 +1,7 @@
 """Acting in one process: environments and a policy, an unroll per call."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from rollout.envs import kernels, philox
 from rollout.envs.batch import Envs, env_bindings, load_env_kernels
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
-from rollout.envs.layouts import action_layout
+from rollout.envs.layouts import action_layout, observation_layout
+from rollout.envs.registry import AnyEnv
 from rollout.learners.network import CategoricalHead, GaussianHead, Head, NetworkSpec
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.policy_kernel import BLOCK, num_packed, num_scratch, policy_source
@@ -39,7 +41,8 @@ class Workspace:
 class UnrollBuffer:
     """Memory for one unroll: a payload to send, and room for the longest tails.
 
-    Pages are only touched as far as they are written, so the room costs address space, not memory.
+    fixed, room: views of the two, without tails and with the longest. Pages are only touched as
+    far as they are written, so the room costs address space, not memory.
     """
 
     def __init__(self, schema: UnrollSchema, num_envs: int) -> None:
@@ -49,14 +52,14 @@ class UnrollBuffer:
         self._memory = np.empty(schema.max_size_bytes(num_envs), np.uint8)
         self._payload = np.empty(schema.max_size_bytes(num_envs), np.uint8)
         fixed = schema.size_bytes(num_envs, 0, 0)
-        self._room = Unroll.view(schema, self._memory, num_envs, longest, longest)
-        self._fixed = Unroll.view(schema, self._payload[:fixed], num_envs, 0, 0)
+        self.room = Unroll.view(schema, self._memory, num_envs, longest, longest)
+        self.fixed = Unroll.view(schema, self._payload[:fixed], num_envs, 0, 0)
         self.num_finals = 0
         self.num_episodes = 0
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """The arrays in the order `act_unroll` takes them."""
-        room, fixed = self._room, self._fixed
+        room, fixed = self.room, self.fixed
         return (
             fixed.observation,
             fixed.action,
@@ -78,13 +81,13 @@ class UnrollBuffer:
 
     def put_states(self, snapshot: bytes) -> None:
         """Put the environments' states behind the rows that led to them."""
-        states = self._fixed.env_state
+        states = self.fixed.env_state
         states[:] = np.frombuffer(snapshot, np.uint8).reshape(states.shape)
 
     def seal(self, num_finals: int, num_episodes: int) -> memoryview:
         """Put the tails behind the fixed part; returns the payload, valid until the next unroll."""
         self.num_finals, self.num_episodes = num_finals, num_episodes
-        size = self._room.write_tails(self._payload, self.schema, num_finals, num_episodes)
+        size = self.room.write_tails(self._payload, self.schema, num_finals, num_episodes)
         return self._payload.data[:size]
 
     def unroll(self) -> Unroll:
@@ -121,12 +124,7 @@ class UnrollActor:
         greedy: take the likeliest action instead of a sampled one. Raises ValueError for weights of
         another shape than the network's, beyond which the kernel would read.
         """
-        wanted = (self._num_parameters,)
-        if weights.shape != wanted or weights.dtype != np.float32 or not weights.flags.c_contiguous:
-            raise ValueError(
-                f"weights are {weights.dtype} {list(weights.shape)}, "
-                f"wanted float32 {list(wanted)}, contiguous"
-            )
+        check_weights(weights, self._num_parameters)
         finals, episodes = self._act_unroll(
             *self.envs.kernel_arguments(),
             weights,
@@ -137,6 +135,16 @@ class UnrollActor:
         )
         self.buffer.put_states(self.envs.snapshot())
         return self.buffer.seal(int(finals), int(episodes))
+
+
+def check_weights(weights: np.ndarray, num_parameters: int) -> None:
+    """Raises ValueError for what is no flat vector of a network's: kernels would read beyond it."""
+    wanted = (num_parameters,)
+    if weights.shape != wanted or weights.dtype != np.float32 or not weights.flags.c_contiguous:
+        raise ValueError(
+            f"weights are {weights.dtype} {list(weights.shape)}, "
+            f"wanted float32 {list(wanted)}, contiguous"
+        )
 
 
 def load_acting_kernels(
@@ -153,6 +161,63 @@ def load_acting_kernels(
 def _load_acting_kernels(
     env: type[CompiledEnv], network: NetworkSpec, schema: UnrollSchema, jit: bool
 ) -> Any:
+    check_network(env, network, schema)
+    env_kernels = load_env_kernels(env, jit)
+    bindings = env_bindings(env, jit) | {
+        "step_one": env_kernels.step_one,
+        "observe_one": env_kernels.observe_one,
+        "next_episode": env_kernels.next_episode,
+        "mask_one": env_kernels.mask_one,
+    }
+
+    workspace, buffer = Workspace(network), UnrollBuffer(schema, 2)
+    weights = read_only(np.zeros(network.num_parameters, np.float32))
+    examples = {
+        "act_unroll": (
+            *Envs(env, 2, 0, jit=jit, begin=False).kernel_arguments(),
+            weights,
+            *workspace.kernel_arguments(),
+            True,
+            np.zeros(1, np.int64),
+            *buffer.kernel_arguments(),
+        ),
+    }
+    return load_with_policy(
+        TEMPLATE, env, network, bindings | {"HAS_VALUE": schema.has_value}, examples, jit
+    )
+
+
+def load_with_policy(
+    template: Path,
+    env: AnyEnv,
+    network: NetworkSpec,
+    bindings: Mapping[str, Any],
+    examples: Mapping[str, tuple],
+    jit: bool = True,
+) -> Any:
+    """A template's functions behind those of the policy and its head, and of evaluate_kernel.py."""
+    head, head_bindings = _head(env, network.head)
+    workspace, shown = Workspace(network), observation_layout(env.observation_space)
+    evaluate = (
+        read_only(np.zeros(network.num_parameters, np.float32)),
+        workspace.packed,
+        workspace.scratch,
+        np.zeros((2, *shown.shape), shown.dtype),
+        np.zeros((2, network.head.num_outputs), np.float32),
+        np.zeros(2, np.float32),
+    )
+    before = [policy_source(network), head.read_text(), (HERE / "evaluate_kernel.py").read_text()]
+    return kernels.load_kernels(
+        template,
+        {"OBSERVATION_SIZE": shown.size} | dict(bindings) | head_bindings,
+        {**examples, "evaluate": evaluate},
+        jit,
+        preamble="\n\n".join([*before, ""]),
+    )
+
+
+def check_network(env: AnyEnv, network: NetworkSpec, schema: UnrollSchema) -> None:
+    """Raises EnvError where a network does not fit an environment."""
     if network.observation_shape != schema.observation_shape:
         raise EnvError(
             f"the network reads observations {network.observation_shape}, "
@@ -168,41 +233,6 @@ def _load_acting_kernels(
             f"the network chooses by {network.head}, the actions of {env.__qualname__} are "
             f"{env.action_space}"
         )
-    env_kernels = load_env_kernels(env, jit)
-    bindings = env_bindings(env, jit) | {
-        "step_one": env_kernels.step_one,
-        "observe_one": env_kernels.observe_one,
-        "next_episode": env_kernels.next_episode,
-        "mask_one": env_kernels.mask_one,
-        "HAS_VALUE": schema.has_value,
-    }
-    head_template, head_bindings = _head(env, network.head)
-
-    workspace, buffer = Workspace(network), UnrollBuffer(schema, 2)
-    weights = read_only(np.zeros(network.num_parameters, np.float32))
-    observation, *_ = buffer.kernel_arguments()
-    examples = {
-        "act_unroll": (
-            *Envs(env, 2, 0, jit=jit, begin=False).kernel_arguments(),
-            weights,
-            *workspace.kernel_arguments(),
-            True,
-            np.zeros(1, np.int64),
-            *buffer.kernel_arguments(),
-        ),
-        "evaluate": (
-            weights,
-            workspace.packed,
-            workspace.scratch,
-            observation[0],
-            np.zeros((2, network.head.num_outputs), np.float32),
-            np.zeros(2, np.float32),
-        ),
-    }
-    preamble = policy_source(network) + head_template.read_text() + "\n\n"
-    return kernels.load_kernels(
-        TEMPLATE, bindings | head_bindings, examples, jit, preamble=preamble
-    )
 
 
 def action_size(head: Head) -> int:
@@ -210,7 +240,7 @@ def action_size(head: Head) -> int:
     return len(head.choices) if isinstance(head, CategoricalHead) else head.size
 
 
-def _head(env: type[CompiledEnv], head: Head) -> tuple[Path, dict[str, Any]]:
+def _head(env: AnyEnv, head: Head) -> tuple[Path, dict[str, Any]]:
     """The template that chooses actions, and what it needs to know."""
     layout = action_layout(env.action_space)
     both = {"ACTION_STREAM": philox.ACTION, "ACTION_SIZE": action_size(head)}

@@ -123,20 +123,3 @@ def act_unroll(
             for r in range(rows):
                 value[T, start + r] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]
     return finals, episodes
-
-
-@entry
-def evaluate(weights, packed, scratch, observation, outputs, value):
-    """The head's outputs [N, A] and values [N] of observations [N, …], in blocks."""
-    N = value.shape[0]
-    flat = observation.reshape(N, OBSERVATION_SIZE)
-    pack(weights, packed)
-    for start in range(0, N, BLOCK):
-        rows = min(BLOCK, N - start)
-        for r in range(rows):
-            load_row(flat[start + r], scratch, r)
-        forward(packed, scratch, rows)
-        for r in range(rows):
-            for a in range(NUM_OUTPUTS):
-                outputs[start + r, a] = scratch[OUTPUTS_OFFSET + r * OUTPUTS_STRIDE + a]
-            value[start + r] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]

@@ -2,10 +2,9 @@
 
 import itertools
 
-from rollout.acting import UnrollActor
-from rollout.envs.batch import Envs
-from rollout.envs.registry import find_env
+from rollout.envs.registry import AnyEnv
 from rollout.host_memory import HostPage, Slot, WeightsFiles
+from rollout.make_actor import make_actor
 from rollout.outbox import Assignment, Outbox, Stopwatch
 from rollout.plan import HostPlan
 from rollout.wire import ActorTimes
@@ -14,20 +13,28 @@ LAST_WORDS_S = 1.0  # for unrolls that are sealed to leave a process whose envir
 
 
 def run_actor(
-    plan: HostPlan, page: HostPage, files: WeightsFiles, actor: int, slot: int, incarnation: int
+    plan: HostPlan,
+    env: AnyEnv,
+    page: HostPage,
+    files: WeightsFiles,
+    actor: int,
+    slot: int,
+    incarnation: int,
 ):
     """Act one share after the other; a share ends when the environments are cut anew."""
     mine = Slot(page, slot)
     outbox = Outbox(plan, actor, incarnation)
     try:
         while True:
-            act_share(plan, page, files, mine, outbox, outbox.wait_assignment(mine.produced))
+            share = outbox.wait_assignment(mine.produced)
+            act_share(plan, env, page, files, mine, outbox, share)
     finally:
         outbox.close(LAST_WORDS_S)
 
 
 def act_share(
     plan: HostPlan,
+    env: AnyEnv,
     page: HostPage,
     files: WeightsFiles,
     slot: Slot,
@@ -39,18 +46,26 @@ def act_share(
     Waiting for credit or weights blocks in the kernel. The environments go on from the states that
     came with the share; an unroll is one compiled call (acting_kernel.act_unroll).
     """
-    env = find_env(plan.env_id, plan.import_path, plan.max_episode_steps)
-    envs = Envs(env, share.num_envs, plan.seed, params=plan.env_params, begin=False)
-    slot.begin(page.version)  # resets may hang or fail as steps may
-    envs.restore(share.states, slot.position, plan.schema.unroll_length)
+    slot.begin(page.version)  # what makes and resets environments may hang or fail as steps may
+    acting = make_actor(
+        env,
+        share.num_envs,
+        plan.seed,
+        plan.network,
+        plan.schema,
+        params=plan.env_params,
+        begin=False,
+        position=slot.position,
+    )
+    acting.envs.restore(share.states, slot.position, plan.schema.unroll_length)
     slot.rest()
-    acting = UnrollActor(envs, plan.network, plan.schema, slot.position)
     stopwatch = Stopwatch()
     for unroll_index in itertools.count(share.first_unroll):
         outbox.wait_credit()
         wait_credit_us = stopwatch.lap_us()
         wanted = max(0, unroll_index - plan.policy_lag) if plan.is_lockstep else 0
         if not page.wait_version(wanted, share.cut, unroll_index):
+            acting.envs.close()
             return
         version, weights = (
             (wanted, files.map(wanted)) if plan.is_lockstep else files.map_newest(page)

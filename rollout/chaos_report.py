@@ -36,13 +36,21 @@ class Teller:
 
 
 def make_report(
-    mode: str, seed: int, undisturbed: Outcome | None, disturbed: Outcome
+    mode: str,
+    seed: int,
+    undisturbed: Outcome | None,
+    disturbed: Outcome,
+    has_hidden_state: bool = False,
 ) -> dict[str, Any]:
-    """All there is to tell, as JSON can hold it; `failures` is empty if all went well."""
+    """All there is to tell, as JSON can hold it; `failures` is empty if all went well.
+
+    has_hidden_state: of the environment, whose episodes begin anew where an actor dies.
+    """
     summary = disturbed.summary or {}
     events = disturbed.events
     report = {
         "mode": mode,
+        "has_hidden_state": has_hidden_state,
         "seed": seed,
         "planned": disturbed.planned,
         "done": len(events),
@@ -59,7 +67,7 @@ def make_report(
         "left": disturbed.left + (undisturbed.left if undisturbed else []),
         "events": [event.as_dict() for event in events],
     }
-    if mode == "lockstep" and undisturbed is not None:
+    if mode == "lockstep" and undisturbed is not None and not has_hidden_state:
         report["equal"] = report["params_digest"] == report["undisturbed_params_digest"]
     return report | {"failures": _failures(report, disturbed)}
 
@@ -175,6 +183,9 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if report["equal"] is not None:
         lines.append(("parameters", "equal" if report["equal"] else "DIFFERENT"))
+    elif report["has_hidden_state"]:
+        hides = "not compared: the environment hides its state, so episodes begin anew after deaths"
+        lines.append(("parameters", hides))
     lines.append(("left behind", ", ".join(report["left"]) or "nothing"))
     return lines
 

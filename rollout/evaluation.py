@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rollout.envs.errors import EnvError
+from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.layouts import action_layout
+from rollout.envs.registry import can_render
 from rollout.errors import OperatorError
 from rollout.policy import Policy, evaluation_seed
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from rollout.envs.batch import Envs
 
 CHUNK = 256  # environments played at once
+FOREIGN_CHUNK = 16  # of those that Python steps, which may be large
 UNROLL_LENGTH = 128
 MAX_STEPS = 100_000  # of one episode, where the environment has no limit of its own
 RESAMPLES = 2000
@@ -62,9 +65,10 @@ def play_episodes(
     episodes. Raises EnvError if an episode does not end.
     """
     seed = evaluation_seed(policy.experiment.seed, number)
+    chunk = FOREIGN_CHUNK if isinstance(policy.env, ForeignEnv) else CHUNK
     parts = [
-        _play_chunk(policy, first, min(CHUNK, num_episodes - first), deterministic, seed)
-        for first in range(0, num_episodes, CHUNK)
+        _play_chunk(policy, first, min(chunk, num_episodes - first), deterministic, seed)
+        for first in range(0, num_episodes, chunk)
     ]
     return Episodes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -91,16 +95,23 @@ def _play_chunk(
     )
 
 
-def _make_actor(policy: Policy, first_env: int, num_envs: int, length: int, seed: int) -> Any:
-    from rollout.acting import UnrollActor  # with Numba behind them: slow to import
-    from rollout.envs.batch import Envs
+def _make_actor(
+    policy: Policy, first_env: int, num_envs: int, length: int, seed: int, pictures: bool = False
+) -> Any:
+    from rollout.make_actor import make_actor  # with Numba behind it: slow to import
     from rollout.shapes import make_schema
 
     experiment = policy.experiment
-    params = experiment.env.params
-    envs = Envs(policy.env, num_envs, seed, first_env=first_env, params=params)
-    schema = make_schema(policy.env, length, experiment.algorithm.needs_value)
-    return UnrollActor(envs, policy.network, schema)
+    return make_actor(
+        policy.env,
+        num_envs,
+        seed,
+        policy.network,
+        make_schema(policy.env, length, experiment.algorithm.needs_value),
+        params=experiment.env.params,
+        first_env=first_env,
+        pictures=pictures,
+    )
 
 
 def bootstrap_interval(
@@ -129,7 +140,7 @@ def check_video(policy: Policy, file: Path) -> None:
             f"--video {file}: unknown format {file.suffix!r}; wanted a name that ends in "
             f"{' or '.join(VIDEO_FORMATS)}"
         )
-    if not hasattr(policy.env, "render"):
+    if not can_render(policy.env):
         raise OperatorError(
             f"--video {file}: {policy.experiment.env.id} has no render(state, params), so there is "
             "nothing to show"
@@ -166,7 +177,7 @@ def write_video(policy: Policy, file: Path, number: int = 0) -> int:
 
 def _play(policy: Policy, seed: int) -> tuple[list[np.ndarray], int]:
     """Pictures of a deterministic episode, and how many steps it has."""
-    actor = _make_actor(policy, 0, 1, 1, seed)
+    actor = _make_actor(policy, 0, 1, 1, seed, pictures=True)
     frames, num_steps = [_frame(actor.envs)], 0
     while num_steps < MAX_FRAMES:
         num_steps += 1

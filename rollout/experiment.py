@@ -23,7 +23,7 @@ from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.settings import Kinds, Settings
 
 if TYPE_CHECKING:
-    from rollout.envs.compiled_env import CompiledEnv
+    from rollout.envs.registry import AnyEnv
 
 
 def usable_cores() -> int:
@@ -53,16 +53,18 @@ class EnvSettings(Settings):
         description="steps after which an episode is truncated, -1 for no limit; left out, the "
         "environment's own",
     )
-    params: dict[str, float | int | bool] = Field(
+    params: dict[str, bool | int | float | str | list[Any] | dict[str, Any]] = Field(
         default_factory=dict,
-        description="the environment's own numbers that never change in an episode",
+        description="the environment's own numbers that never change in an episode; of one of "
+        "Gymnasium's, what it is made with",
     )
 
-    def find(self) -> "type[CompiledEnv]":
+    def find(self) -> "AnyEnv":
         """The environment, from the current folder if it is one's own. Raises EnvError."""
-        from rollout.envs.registry import find_env  # with Gymnasium behind it: slow to import
+        from rollout.envs.registry import find_any_env  # with Gymnasium behind it: slow to import
 
-        return find_env(self.id, max_episode_steps=self.max_episode_steps)
+        limit = self.max_episode_steps
+        return find_any_env(self.id, max_episode_steps=limit, params=self.params)
 
 
 class FleetSettings(Settings):

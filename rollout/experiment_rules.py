@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from rollout.experiment_errors import found, nearest, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers
 
 if TYPE_CHECKING:
-    from rollout.envs.compiled_env import CompiledEnv
+    from rollout.envs.registry import AnyEnv
     from rollout.experiment import Experiment
 
 # Longer unrolls only delay the next update; this also keeps every index within 32 bits.
@@ -130,13 +130,18 @@ RULES = (
 
 
 def resolve_params(
-    env: type[CompiledEnv], chosen: dict[str, float | int | bool], layers: Layers
-) -> tuple[dict[str, float | int | bool], list[str]]:
+    env: AnyEnv, chosen: Mapping[str, Any], layers: Layers
+) -> tuple[dict[str, Any], list[str]]:
     """All of an environment's params: those chosen, in the type of their default, and the rest.
 
     Returns the params, and a message for each that the environment does not have or cannot hold.
+    One of Gymnasium's was made with those chosen already, and says no more of them.
     """
+    from rollout.envs.foreign.foreign_env import ForeignEnv  # slow to import
+
     params, problems = dict(env.params), []
+    if isinstance(env, ForeignEnv):
+        return params, problems
     for name, value in chosen.items():
         path = ("env", "params", name)
         label = layers.source_of(path).label
@@ -160,11 +165,9 @@ def resolve_params(
 _TYPES = {bool: "true or false", int: "an integer of 64 bits", float: "a number"}
 
 
-def _in_type_of(
-    default: float | int | bool, value: float | int | bool
-) -> float | int | bool | None:
+def _in_type_of(default: float | int | bool, value: Any) -> float | int | bool | None:
     """The value as the default's type, or None if it would not be the same number."""
-    if isinstance(default, bool) or isinstance(value, bool):
+    if isinstance(default, bool) or type(value) not in (int, float):
         return value if type(value) is type(default) else None
     if isinstance(default, int):
         return value if isinstance(value, int) and -(2**63) <= value < 2**63 else None

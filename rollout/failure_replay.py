@@ -17,15 +17,24 @@ import msgspec
 import numpy as np
 
 from rollout.envs import registry
-from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
+from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.philox import CLOCK
+from rollout.envs.registry import AnyEnv
 from rollout.errors import OperatorError
 from rollout.failures import Ending, Failure
 from rollout.shapes import make_schema
 
 # Files between us and an author's function, and those that it calls of ours.
-_AROUND = ("acting.py", "acting_kernel.py", "batch.py", "batch_kernel.py", Path(__file__).name)
+_AROUND = (
+    "acting.py",
+    "acting_kernel.py",
+    "batch.py",
+    "batch_kernel.py",
+    "foreign/foreign_envs.py",
+    "stepping_actor.py",
+    Path(__file__).name,
+)
 _BELOW = ("records.py", "philox.py", "philox_compiled.py")
 
 
@@ -73,13 +82,14 @@ class Replayed:
     traceback: types.TracebackType | None = field(default=None, repr=False)
 
 
-def find_failed_env(failure: Failure) -> type[CompiledEnv]:
+def find_failed_env(failure: Failure) -> AnyEnv:
     """The environment, from where it came from, or from the current folder if that is gone.
 
     Raises EnvError if it is not there, and OperatorError if it is not what it was.
     """
     folder = failure.import_path if os.path.isdir(failure.import_path) else os.getcwd()
-    env = registry.find_env(failure.env_id, folder, failure.max_episode_steps)
+    limit = failure.max_episode_steps
+    env = registry.find_any_env(failure.env_id, folder, limit, failure.env_params)
     then = failure.schema
     now = make_schema(env, then.unroll_length, then.has_value)
     if now != then:
@@ -100,14 +110,12 @@ def start_of(failure: Failure) -> tuple[int, int]:
     return int(clock["episode"]), int(clock["t"])
 
 
-def load_code(failure: Failure, jit: bool = True) -> type[CompiledEnv]:
+def load_code(failure: Failure, jit: bool = True) -> AnyEnv:
     """Import and compile what the unroll needs. Raises EnvError or OperatorError."""
-    from rollout.acting import load_acting_kernels  # with Numba: slow to import
-    from rollout.envs.batch import load_env_kernels
+    from rollout.make_actor import load_kernels  # with Numba: slow to import
 
     env = find_failed_env(failure)
-    load_env_kernels(env, jit)
-    load_acting_kernels(env, failure.network, failure.schema, jit)
+    load_kernels(env, failure.network, failure.schema, jit)
     return env
 
 
@@ -117,23 +125,32 @@ def replay_failure(failure: Failure, jit: bool = True) -> Replayed:
     A failure by signal, or one that exits, takes this process with it; and what is compiled does
     not end by Ctrl-C. Raises EnvError for an environment that cannot be had.
     """
-    from rollout.acting import UnrollActor  # with Numba: slow to import
-    from rollout.envs.batch import Envs
+    from rollout.make_actor import make_actor  # with Numba: slow to import
 
     env = load_code(failure, jit)  # first: what does not compile is another failure than this one
     weights = failure.weights.copy()
     weights.flags.writeable = False  # the form in which kernels take them
     position = np.full(1, -1, np.int64)
-    envs = None
+    actor = None
     try:
-        envs = Envs(env, 1, failure.seed, first_env=failure.env, params=failure.env_params, jit=jit)
+        actor = make_actor(
+            env,
+            1,
+            failure.seed,
+            failure.network,
+            failure.schema,
+            params=failure.env_params,
+            first_env=failure.env,
+            position=position,
+            jit=jit,
+        )
         if len(failure.env_state):
-            envs.restore(failure.env_state.tobytes())
-        UnrollActor(envs, failure.network, failure.schema, position).act(weights, failure.greedy)
-    except EnvError:
-        raise
+            actor.envs.restore(failure.env_state.tobytes())
+        actor.act(weights, failure.greedy)
     except BaseException as error:  # whatever an author's code raises, SystemExit too
-        clock = None if envs is None else envs.records["clock"][0]
+        if actor is None and isinstance(error, EnvError):  # params that it does not take
+            raise
+        clock = None if actor is None else actor.envs.clocks[0]
         authored = _authored(error.__traceback__)
         is_interrupt = isinstance(error, KeyboardInterrupt)
         outcome = Outcome(
@@ -145,7 +162,8 @@ def replay_failure(failure: Failure, jit: bool = True) -> Replayed:
             lines="".join(traceback.format_tb(authored)) if authored else None,
         )
         replayed = Replayed(outcome, authored)
-        return _with_lines_of_now(failure, replayed) if jit else replayed
+        is_compiled = jit and not isinstance(env, ForeignEnv)
+        return _with_lines_of_now(failure, replayed) if is_compiled else replayed
     return Replayed(Outcome(ended=None))
 
 

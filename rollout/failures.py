@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -66,7 +66,7 @@ class FailureFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     env_id: str
-    env_params: dict[str, bool | int | float]
+    env_params: dict[str, Any]
     max_episode_steps: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)] | None
     seed: _Word
     import_path: str

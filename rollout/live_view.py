@@ -282,7 +282,9 @@ def next_commands(run: RunDirectory) -> Iterator[str]:
     place = shlex.quote(str(run.path))
     yield f"rollout eval {place}"
     env_id = run.experiment.env.id
-    if hasattr(run.experiment.env.find(), "render"):
+    from rollout.envs.registry import can_render  # with Gymnasium behind it: slow to import
+
+    if can_render(run.experiment.env.find()):
         name = env_id.rpartition(":")[2].partition("-")[0].lower()
         yield f"rollout eval {place} --video {name}.gif"
     yield f"tensorboard --logdir {place}"

@@ -25,7 +25,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     memory_directory: str
     import_path: str
     env_id: str
-    env_params: dict[str, float | int | bool]
+    env_params: dict[str, Any]
     max_episode_steps: int | None
     seed: int
     num_envs: int

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from rollout.checkpoint import Checkpoint, open_checkpoint, policy_parameters
-from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.layouts import action_layout, observation_rows
 from rollout.envs.philox import EVALUATION, philox, unit_float64
+from rollout.envs.registry import AnyEnv
 from rollout.experiment import Experiment
 from rollout.learners.network import LOG_STD, GaussianHead, NetworkSpec
 from rollout.run_directory import RunDirectory
@@ -30,7 +30,7 @@ class Policy:
     def __init__(self, experiment: Experiment, parameters: np.ndarray) -> None:
         """parameters: float32 [P], the flat vector of the experiment's network; copied."""
         self.experiment = experiment
-        self.env: type[CompiledEnv] = experiment.env.find()
+        self.env: AnyEnv = experiment.env.find()
         self.network: NetworkSpec = make_network(experiment.network, self.env)
         if parameters.shape != (self.network.num_parameters,) or parameters.dtype != np.float32:
             raise ValueError(
@@ -99,11 +99,12 @@ class Policy:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        from rollout.acting import Workspace, load_acting_kernels  # with Numba: slow to import
+        from rollout.acting import Workspace  # with Numba: slow to import
+        from rollout.make_actor import load_kernels
 
         fleet, algorithm = self.experiment.fleet, self.experiment.algorithm
         schema = make_schema(self.env, fleet.unroll_length, algorithm.needs_value)
-        kernels = load_acting_kernels(self.env, self.network, schema)
+        kernels = load_kernels(self.env, self.network, schema)
         return kernels.evaluate, Workspace(self.network)
 
     def _allowed(self, logits: np.ndarray, action_mask: Any) -> np.ndarray:

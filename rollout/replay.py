@@ -190,20 +190,20 @@ class Retrainer:
 
     def _actor(self, part: Part) -> Any:
         """An actor for parts of this length, in whatever state."""
-        from rollout.acting import UnrollActor  # with Numba: slow to import
-        from rollout.envs.batch import Envs
+        from rollout.make_actor import make_actor  # with Numba: slow to import
 
         actor = self._actors.pop(part.num_envs, None)
         if actor is None:
             settings = self._experiment.env
-            envs = Envs(
+            actor = make_actor(
                 self._env,
                 part.num_envs,
                 self._experiment.seed,
-                first_env=part.first_env,
+                self._spec,
+                self._schema,
                 params=settings.params,
+                first_env=part.first_env,
             )
-            actor = UnrollActor(envs, self._spec, self._schema)
             if len(self._actors) >= MOST_LENGTHS:
                 del self._actors[next(iter(self._actors))]
         self._actors[part.num_envs] = actor

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from rollout.envs.batch import state_bytes, state_fields
-from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.layouts import action_layout, observation_layout
+from rollout.envs.registry import AnyEnv
 from rollout.learners.network import (
     CategoricalHead,
     GaussianHead,
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # actors use this file too, and need no pydantic
     from rollout.experiment import MlpSettings
 
 
-def make_network(settings: "MlpSettings", env: type[CompiledEnv]) -> NetworkSpec:
+def make_network(settings: "MlpSettings", env: AnyEnv) -> NetworkSpec:
     """The network that [network] asks for, in the shape of the environment."""
     return make_mlp(
         observation_layout(env.observation_space).shape,
@@ -31,7 +31,7 @@ def make_network(settings: "MlpSettings", env: type[CompiledEnv]) -> NetworkSpec
     )
 
 
-def parts_of(env: type[CompiledEnv]) -> tuple[InputPart, ...]:
+def parts_of(env: AnyEnv) -> tuple[InputPart, ...]:
     """How a network reads the observations of an environment."""
     layout = observation_layout(env.observation_space)
     if layout.is_plain:
@@ -41,13 +41,13 @@ def parts_of(env: type[CompiledEnv]) -> tuple[InputPart, ...]:
     )
 
 
-def head_of(env: type[CompiledEnv]) -> Head:
+def head_of(env: AnyEnv) -> Head:
     """The distribution over the actions of an environment."""
     layout = action_layout(env.action_space)
     return CategoricalHead(layout.choices) if layout.choices else GaussianHead(*layout.shape)
 
 
-def make_schema(env: type[CompiledEnv], unroll_length: int, has_value: bool) -> UnrollSchema:
+def make_schema(env: AnyEnv, unroll_length: int, has_value: bool) -> UnrollSchema:
     """What the unrolls of an environment look like."""
     shown, taken = observation_layout(env.observation_space), action_layout(env.action_space)
     return UnrollSchema(

@@ -69,12 +69,13 @@ class Template:
         self._reports = reports
         self._pids: set[int] = set()
         # Imported here, before anything is forked, after the plan is read: it takes a second.
-        from rollout import acting, actor
-        from rollout.envs.registry import find_env
+        from rollout import actor, make_actor
+        from rollout.envs.registry import find_any_env
         from rollout.host_memory import HostPage, WeightsFiles
 
-        env = find_env(plan.env_id, plan.import_path, plan.max_episode_steps)
-        acting.load_acting_kernels(env, plan.network, plan.schema)
+        limit = plan.max_episode_steps
+        self._env = find_any_env(plan.env_id, plan.import_path, limit, plan.env_params)
+        make_actor.load_kernels(self._env, plan.network, plan.schema)
         self._run_actor = actor.run_actor
         memory = Path(plan.memory_directory)
         run_places.hold(memory)  # until the last of us is dead: actors inherit the descriptor
@@ -137,8 +138,15 @@ class Template:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             # The agent asks for the stack of an actor that hangs; it goes to the run's log.
             faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True)
-            files, slot = self._files, command.slot
-            self._run_actor(self._plan, self._page, files, command.actor, slot, command.incarnation)
+            self._run_actor(
+                self._plan,
+                self._env,
+                self._page,
+                self._files,
+                command.actor,
+                command.slot,
+                command.incarnation,
+            )
         except BaseException as error:
             traceback.print_exc()
             write_record(self._reports, control.ActorError(os.getpid(), error_text(error)))

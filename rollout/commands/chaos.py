@@ -100,7 +100,8 @@ def chaos(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    report = make_report(experiment.fleet.mode, seed, undisturbed, disturbed)
+    hides = experiment.env.find().has_hidden_state
+    report = make_report(experiment.fleet.mode, seed, undisturbed, disturbed, hides)
     if as_json:
         typer.echo(json.dumps({"runs": str(place)} | report, indent=2))
     else:

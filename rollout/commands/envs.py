@@ -24,13 +24,13 @@ def envs(
     Example:
       rollout envs Breakout-MinAtar
     """
-    from rollout.envs.registry import BUNDLED, find_env
+    from rollout.envs.registry import BUNDLED, find_any_env
 
     if env is not None:
-        about = _as_dict(env, find_env(env))
+        about = _as_dict(env, find_any_env(env))
         typer.echo(json.dumps(about, indent=2) if as_json else _details(about))
         return
-    found = [_as_dict(env_id, find_env(env_id)) for env_id in BUNDLED]
+    found = [_as_dict(env_id, find_any_env(env_id)) for env_id in BUNDLED]
     if as_json:
         for about in found:
             del about["inputs"]  # hundreds of names
@@ -63,6 +63,7 @@ def _few(names: list[str]) -> str:
 
 def _as_dict(env_id: str, env: Any) -> dict[str, Any]:
     from rollout.envs.layouts import observation_layout
+    from rollout.envs.registry import can_render
 
     return {
         "id": env_id,
@@ -72,7 +73,7 @@ def _as_dict(env_id: str, env: Any) -> dict[str, Any]:
         "action_space": _space(env.action_space),
         "params": dict(env.params),
         "max_episode_steps": env.max_episode_steps,
-        "has_video": hasattr(env, "render"),
+        "has_video": can_render(env),
     }
 
 

@@ -16,7 +16,7 @@ from tests.envs.nasty import Nasty, Pixels
 from tests.some_fast import slow_unless
 
 OWN: dict[str, type[CompiledEnv]] = {"Nasty": Nasty, "Pixels": Pixels}
-FAST = ("CartPole-v1", "Acrobot-v1", "Asterix-MinAtar", "Memory-v0", *OWN)
+FAST = ("CartPole-v1", "Asterix-MinAtar", "Memory-v0", *OWN)
 CHEAP = {"Slow-v0": {"step_us": 1.0}}
 
 

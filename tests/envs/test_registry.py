@@ -69,7 +69,7 @@ def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
             "rollout.envs.classic.cartpole:TAU",
             "is 0.02; wanted a subclass of rollout.envs.CompiledEnv",
         ),
-        ("rollout.envs.errors:Mine", "has no 'Mine', nor any other CompiledEnv"),
+        ("rollout.envs.errors:Mine", "has no 'Mine', nor any other environment"),
         ("rollout.envs.classic.cartpole:CompiledEnv", "wanted a subclass"),
         ("rollout.envs.classic.cartpole:math", "wanted a subclass of rollout.envs.CompiledEnv"),
         ("..relative:Name", "'..relative:Name'"),

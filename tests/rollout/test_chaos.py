@@ -261,6 +261,7 @@ def file(places, tmp_path, monkeypatch):
     return file
 
 
+@pytest.mark.slow
 def test_actors_that_are_killed_are_seen_to_act_again(file, places, capsys):
     options = ("--kills", "4", "--only", "actor", "--no-reference", "--run-dir", "here", "--json")
     assert run_main("chaos", file(400), *options) == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rollout import api
-from rollout.envs import Envs, Outcome
+from rollout.envs import Envs, Outcome, find_env
 from rollout.envs.layouts import action_layout
 from rollout.experiment import Experiment, load_experiment
 
@@ -24,7 +24,7 @@ LEARNING = {
 
 def random_return(experiment: Experiment, num_steps: int = 3000) -> float:
     """Mean return of episodes in which all actions are as likely, as the experiment sets them."""
-    env, num_envs = experiment.env.find(), 32
+    env, num_envs = find_env(experiment.env.id), 32
     envs, outcome = Envs(env, num_envs, 0, params=experiment.env.params), Outcome(env, num_envs)
     layout, rng = action_layout(env.action_space), np.random.default_rng(0)
     returns: list[float] = []

@@ -11,7 +11,7 @@ from PIL import Image, ImageSequence
 
 from rollout import evaluation
 from rollout.cli import main
-from rollout.envs import EnvError, Envs, Outcome
+from rollout.envs import EnvError, Envs, Outcome, find_env
 from rollout.evaluation import bootstrap_interval, play_episodes, write_video
 from rollout.policy import Policy, evaluation_seed, load_policy
 
@@ -45,7 +45,8 @@ def policy(make_run):
 def twin_episode(policy: Policy, env: int) -> tuple[float, int]:
     """(return, length) of an environment's first episode, played step by step."""
     seed = evaluation_seed(policy.experiment.seed, 0)
-    envs, outcome = Envs(policy.env, 1, seed, first_env=env), Outcome(policy.env, 1)
+    definition = find_env(policy.experiment.env.id)
+    envs, outcome = Envs(definition, 1, seed, first_env=env), Outcome(definition, 1)
     total, length = 0.0, 0
     while True:
         action = np.array([policy.act(envs.observation()[0])], np.int32)

@@ -195,7 +195,7 @@ def test_unknown_key_is_told_with_the_nearest(override, hint):
         ("env.max_episode_steps=0", "wanted an integer from 1 to 2**31 - 1, or -1 (steps after"),
         ("env.max_episode_steps=2.5", "wanted an integer from 1 to 2**31 - 1, or -1"),
         ("env.params.forse=1.0", "unknown key env.params.forse, CartPole has none such; did you"),
-        ("env.params.force=strong", "wanted a number, or true or false"),
+        ("env.params.force=strong", "env.params.force=strong: wanted a number; leave it out"),
         (
             "env.params.force=true",
             "wanted a number; leave it out for the environment's default, 10.0",

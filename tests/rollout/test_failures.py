@@ -130,7 +130,7 @@ def with_schema(**others) -> Failure:
         (make_failure(seed=-1), "Expected `int` >= 0"),
         (make_failure(t=5), "t=5 in an unroll of 5 steps"),
         (make_failure(ended="boredom"), "Invalid enum value 'boredom'"),
-        (make_failure(env_params={"force": "many"}), "Expected `bool | int | float`"),
+        (make_failure(env_params=["force"]), "Expected `object`, got `array`"),
         (with_schema(unroll_length=0), "unroll_length=0"),
         (with_schema(unroll_length=10**9), "unroll_length=1000000000"),
         (with_schema(observation_shape=(5,)), "for a network that reads"),

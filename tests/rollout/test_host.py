@@ -124,6 +124,8 @@ class FakeLearner:
             reply = wire.Reply(wire.Answer.WELCOME, run, number, 1, int(envs[0]), len(envs))
             self.unrolls.send_multipart((sender, wire.encode_reply(reply, states), states))
             return
+        if header.incarnation < max(life for actor, life in self.hellos if actor == header.actor):
+            return  # a former life's: its pipe may be read after the hello of the next
         sizes = header.num_envs, header.num_finals, header.num_episodes
         unroll = Unroll.view(self.plan.schema, payload, *sizes)
         assert self.states.continues(envs, unroll), "an unroll that continues nothing"

@@ -19,7 +19,7 @@ from rollout import replay, replay_report
 from rollout.acting import UnrollActor, read_only
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.cli import main
-from rollout.envs import Envs
+from rollout.envs import Envs, find_env
 from rollout.errors import OperatorError, RunFailed
 from rollout.experiment import Experiment
 from rollout.learners.network import initial_parameters
@@ -51,7 +51,7 @@ class HandMadeRun:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        env = experiment.env.find()
+        env = find_env(experiment.env.id)
         self.spec = make_network(experiment.network, env)
         self.schema = make_schema(env, experiment.fleet.unroll_length, has_value=True)
         self.actors = [

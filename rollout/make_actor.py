@@ -1,0 +1,54 @@
+"""Environments of either kind with a policy that acts in them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rollout.acting import UnrollActor, load_acting_kernels
+from rollout.envs.batch import Envs
+from rollout.envs.foreign.foreign_env import ForeignEnv
+from rollout.envs.foreign.foreign_envs import ForeignEnvs
+from rollout.envs.registry import AnyEnv
+from rollout.learners.network import NetworkSpec
+from rollout.learners.unroll import UnrollSchema
+from rollout.stepping_actor import SteppingActor, load_choosing_kernels
+
+
+def make_actor(
+    env: AnyEnv,
+    num_envs: int,
+    seed: int,
+    network: NetworkSpec,
+    schema: UnrollSchema,
+    *,
+    params: Mapping[str, Any] | None = None,
+    first_env: int = 0,
+    begin: bool = True,
+    pictures: bool = False,
+    position: np.ndarray | None = None,
+    jit: bool = True,
+) -> UnrollActor | SteppingActor:
+    """Environments first_env, …, first_env + num_envs - 1 of a run, with a policy.
+
+    params: of a compiled environment; one of Gymnasium's has its own. begin: reset all of them now;
+    else `actor.envs.restore` has to. pictures: whether `actor.envs.render` will be called.
+    position: see UnrollActor. jit=False: plain Python steps a compiled environment.
+    """
+    if isinstance(env, ForeignEnv):
+        foreign = ForeignEnvs(
+            env, num_envs, seed, first_env=first_env, begin=begin, pictures=pictures
+        )
+        return SteppingActor(foreign, network, schema, position)
+    envs = Envs(env, num_envs, seed, first_env=first_env, params=params, begin=begin, jit=jit)
+    return UnrollActor(envs, network, schema, position)
+
+
+def load_kernels(env: AnyEnv, network: NetworkSpec, schema: UnrollSchema, jit: bool = True) -> Any:
+    """What `make_actor` will use, compiled, or loaded from disk; has `evaluate`.
+
+    Raises EnvError where the network does not fit the environment.
+    """
+    if isinstance(env, ForeignEnv):
+        return load_choosing_kernels(env, network, schema)
+    return load_acting_kernels(env, network, schema, jit)

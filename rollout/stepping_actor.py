@@ -1,0 +1,187 @@
+"""Acting where Python steps the environments: a compiled call for each step, T steps an unroll."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rollout.acting import (
+    UnrollBuffer,
+    Workspace,
+    check_network,
+    check_weights,
+    load_with_policy,
+    read_only,
+)
+from rollout.envs import philox
+from rollout.envs.errors import EnvError
+from rollout.envs.foreign.foreign_env import ForeignEnv
+from rollout.envs.foreign.foreign_envs import EpisodeEnd, ForeignEnvs
+from rollout.envs.layouts import observation_layout
+from rollout.learners.network import NetworkSpec
+from rollout.learners.unroll import UnrollSchema
+
+TEMPLATE = Path(__file__).parent / "choosing_kernel.py"
+CLOCK_RECORD = np.dtype([("clock", philox.CLOCK)])  # of an environment that is nothing else
+
+
+class SteppingActor:
+    """N environments with a policy: each `act` is one unroll, as UnrollActor's.
+
+    The policy chooses for all of them at once, in the same bits as in the compiled loop; then
+    Python steps one after the other.
+    """
+
+    def __init__(
+        self,
+        envs: ForeignEnvs,
+        network: NetworkSpec,
+        schema: UnrollSchema,
+        position: np.ndarray | None = None,
+    ) -> None:
+        """position: int64 [1], becomes i * T + t before step t of environment i."""
+        self.envs = envs
+        if position is not None:
+            envs.say_position(position, schema.unroll_length)
+        self.buffer = UnrollBuffer(schema, envs.num_envs)
+        self._num_parameters, self._num_outputs = network.num_parameters, network.head.num_outputs
+        self._workspace = Workspace(network)
+        self._kernels = load_choosing_kernels(envs.env, network, schema)
+        unroll, has_value = self.buffer.fixed, schema.has_value
+        no_value = np.zeros(envs.num_envs, np.float32)
+        self._choosing = [  # what choosing_kernel.choose_all writes in each step, as views
+            (
+                unroll.observation[t],
+                unroll.action[t],
+                unroll.action_mask[t],
+                unroll.behavior_log_prob[t],
+                unroll.value[t] if has_value else no_value,
+            )
+            for t in range(schema.unroll_length)
+        ]
+        self._stepping = [  # and what ForeignEnvs.step reads and writes
+            (
+                unroll.action[t],
+                unroll.observation[t + 1],
+                unroll.reward[t],
+                unroll.terminated[t],
+                unroll.truncated[t],
+            )
+            for t in range(schema.unroll_length)
+        ]
+
+    def __repr__(self) -> str:
+        return f"SteppingActor({self.envs!r})"
+
+    def act(self, weights: np.ndarray, greedy: bool = False) -> memoryview:
+        """Act T steps with the flat vector `weights`; the payload is valid until the next call.
+
+        greedy: take the likeliest action instead of a sampled one. Raises ValueError for weights of
+        another shape than the network's, and EnvError for what an environment returns that cannot
+        be.
+        """
+        check_weights(weights, self._num_parameters)
+        packed, scratch, noise, _ = self._workspace.kernel_arguments()
+        self._kernels.pack_weights(weights, packed)
+        unroll, envs = self.buffer.fixed, self.envs
+        clocks = envs.clocks.view(np.uint8)
+        finals = episodes = 0
+        unroll.observation[0] = envs.observation()
+        for t, (chosen, stepped) in enumerate(zip(self._choosing, self._stepping, strict=True)):
+            self._kernels.choose_all(clocks, packed, scratch, noise, greedy, *chosen)
+            for end in envs.step(*stepped, t):
+                episodes = self._put_episode(end, t, episodes)
+                finals = self._put_final(end, t, finals)
+        self._check_finite(finals)
+        if self.buffer.schema.has_value:
+            room = self.buffer.room
+            self._evaluate(weights, unroll.observation[-1], unroll.value[-1])
+            self._evaluate(weights, room.final_observation[:finals], room.final_value[:finals])
+        self.buffer.put_states(envs.snapshot())
+        return self.buffer.seal(finals, episodes)
+
+    def _put_episode(self, end: EpisodeEnd, t: int, episodes: int) -> int:
+        room = self.buffer.room
+        room.episode_t[episodes], room.episode_env[episodes] = t, end.env
+        room.episode_return[episodes] = end.episode_return
+        room.episode_length[episodes] = end.episode_length
+        return episodes + 1
+
+    def _put_final(self, end: EpisodeEnd, t: int, finals: int) -> int:
+        if end.final_observation is None:
+            return finals
+        room = self.buffer.room
+        room.final_t[finals], room.final_env[finals] = t, end.env
+        room.final_observation[finals] = end.final_observation
+        return finals + 1
+
+    def _evaluate(self, weights: np.ndarray, observation: np.ndarray, value: np.ndarray) -> None:
+        """Write the values [N] of observations [N, …]."""
+        packed, scratch, *_ = self._workspace.kernel_arguments()
+        outputs = np.zeros((len(value), self._num_outputs), np.float32)
+        self._kernels.evaluate(weights, packed, scratch, observation, outputs, value)
+
+    def _check_finite(self, finals: int) -> None:
+        """Raises EnvError if a reward or an observation is not; the position is where, then."""
+        unroll, room = self.buffer.fixed, self.buffer.room
+        self._check(unroll.reward, "the reward", lambda t, i: (t, i))
+        for name, found in self._quantities(unroll.observation):
+            self._check(found, name, lambda t, i: (max(0, t - 1), i))
+        for name, found in self._quantities(room.final_observation[:finals]):
+            self._check(found, name, lambda k, *_: (room.final_t[k], room.final_env[k]))
+
+    def _quantities(self, observation: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """The parts of observations [..., *layout.shape] that are floats, with their names."""
+        layout = observation_layout(self.envs.env.observation_space)
+        whole: Any = observation if layout.record is None else observation.view(layout.record)
+        for part in layout.parts:
+            if part.dtype.kind == "f":
+                keys = filter(None, part.name.split("."))
+                yield f"observation {part.name}".strip(), functools.reduce(_entry, keys, whole)
+
+    def _check(self, found: np.ndarray, name: str, place: Callable[..., tuple[Any, Any]]) -> None:
+        """place: (t, environment) of an index."""
+        if not np.isfinite(found).all():
+            wrong = tuple(np.argwhere(~np.isfinite(found))[0])
+            t, i = map(int, place(*wrong[:2]))
+            self.envs.position[0] = i * self.buffer.schema.unroll_length + t
+            env = self.envs.env.__name__
+            raise EnvError(f"{env}: {name} is {found[wrong]}, wanted a finite number")
+
+
+def _entry(record: Any, key: str) -> Any:
+    return record[key]
+
+
+def load_choosing_kernels(env: ForeignEnv, network: NetworkSpec, schema: UnrollSchema) -> Any:
+    """The functions of choosing_kernel.py; once per process.
+
+    Raises EnvError where the network does not fit the environment.
+    """
+    return _load_choosing_kernels(env, network, schema)
+
+
+@functools.cache
+def _load_choosing_kernels(env: ForeignEnv, network: NetworkSpec, schema: UnrollSchema) -> Any:
+    check_network(env, network, schema)
+    bindings = {"CLOCK_RECORD": CLOCK_RECORD, "HAS_VALUE": schema.has_value, "HAS_MASK": False}
+    packed, scratch, noise, _ = Workspace(network).kernel_arguments()
+    unroll = UnrollBuffer(schema, 2).fixed
+    examples = {
+        "pack_weights": (read_only(np.zeros(network.num_parameters, np.float32)), packed),
+        "choose_all": (
+            np.zeros(2, CLOCK_RECORD).view(np.uint8),
+            packed,
+            scratch,
+            noise,
+            True,
+            unroll.observation[0],
+            unroll.action[0],
+            unroll.action_mask[0],
+            unroll.behavior_log_prob[0],
+            np.zeros(2, np.float32),
+        ),
+    }
+    return load_with_policy(TEMPLATE, env, network, bindings, examples)

@@ -1,0 +1,198 @@
+"""Training in environments of Gymnasium's, with real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rollout import api, load_policy
+from rollout.errors import ConfigError
+from rollout.evaluation import play_episodes, write_video
+from rollout.experiment import as_experiment
+from rollout.run_directory import RunDirectory
+from tests.envs import gymnasium_samples as samples
+
+WALK = f"{samples.__name__}:Walk"
+CARTPOLE = "gymnasium:CartPole-v1"
+
+
+def tables(env_id: str, **params: object) -> dict:
+    return {
+        "name": "short",
+        "env": {"id": env_id, "num_envs": 6, "params": params},
+        "fleet": {"num_actors": 2, "unroll_length": 16},
+        "network": {"hidden_sizes": [8]},
+        "algorithm": {"kind": "ppo"},
+        "stop": {"env_steps": 4 * 16 * 6},
+    }
+
+
+@pytest.fixture
+def train(places, tmp_path):
+    """train(env_id, "key=value", …): a short run in this process; nothing may be left of it."""
+    runs = iter(range(100))
+
+    def train(env_id: str, *overrides: str, **params: object) -> api.Result:
+        run_dir = tmp_path / f"run{next(runs)}"
+        result = api.train(tables(env_id, **params), overrides, run_dir=run_dir, view=None)
+        places.assert_gone()
+        return result
+
+    return train
+
+
+def test_result_does_not_depend_on_the_number_of_actors(train):
+    results = [train(CARTPOLE, f"fleet.num_actors={n}") for n in (1, 4)]
+    assert len({result.summary.params_digest for result in results}) == 1
+    for result in results:
+        assert result.summary.ledger.balance == 0
+        assert not any(result.summary.episodes_lost.values())
+
+
+@pytest.mark.parametrize(
+    ("env_id", "params"),
+    [
+        (WALK, {"goal": 1.5, "label": "b", "marks": [1, "two"]}),
+        (f"{samples.__name__}:make_walk", {"goal": 1.5}),
+        (f"{samples.__name__}:Reach", {}),
+    ],
+)
+def test_class_and_function_train_and_their_policies_play(train, tmp_path, env_id, params):
+    result = train(env_id, "fleet.mode=async", **params)
+    run = RunDirectory.open(result.run_dir)
+    assert run.experiment.env.params == params
+    policy = load_policy(run.path)
+    assert len(play_episodes(policy, 3, True).returns) == 3
+    if env_id == WALK:
+        env = samples.Walk(**params)
+        observation, _ = env.reset(seed=0)
+        assert policy.act(
+            {"place": observation["place"].reshape(1), **as_kit(observation)}
+        ) in range(3)
+        assert write_video(policy, tmp_path / "walk.gif") > 1
+
+
+def as_kit(observation: dict) -> dict:
+    first, second = observation["seen"]
+    return {
+        "place": observation["place"].reshape(1),
+        "my_key": observation["my-key"].reshape(-1),
+        "seen": {"item_0": first + 1, "item_1": second},
+    }
+
+
+def test_time_limit_of_the_experiment_truncates(train):
+    for env_id in (CARTPOLE, WALK):
+        result = train(env_id, "env.max_episode_steps=5")
+        history = (result.run_dir / "metrics.jsonl").read_text().splitlines()
+        lengths = [json.loads(line).get("charts/episodic_length") for line in history]
+        assert any(lengths) and all(length <= 5 for length in lengths if length is not None)
+
+
+def test_killed_actor_costs_episodes_that_are_counted_and_the_run_can_be_resumed(start, places):
+    small = ("env.num_envs=6", "fleet.num_actors=2", "fleet.unroll_length=16")
+    command = start(f"env.id={CARTPOLE}", *small, "stop.env_steps=60000")
+    command.wait_update(5)
+    for _ in range(3):
+        os.kill(places.pids("rollout-actor")[0], signal.SIGKILL)
+        command.wait_update(command.last_update() + 5)
+    assert command.wait() == 0, command.said()
+    places.assert_gone()
+    summary = RunDirectory.open(command.run).read_summary()
+    assert summary is not None and summary["ledger"]["balance"] == 0
+    assert summary["actor_restarts"] == 3 and 0 < summary["episodes_lost"]["actor_died"] <= 9
+    resumed = api.train(None, ["stop.env_steps=62000"], resume=command.run)
+    assert resumed.summary.env_steps >= 62000 and resumed.summary.ledger.balance == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("raise", "RuntimeError: the walker fell"),
+        ("nan", "observation place is nan, wanted a finite number"),
+        ("crash", "was killed by SIGSEGV"),
+    ],
+)
+def test_environment_that_fails_again_and_again_ends_the_run_with_its_name(
+    places, tmp_path, monkeypatch, how, said
+):
+    monkeypatch.chdir(tmp_path)
+    Path("worlds.py").write_text(Path(samples.__file__).read_text())
+    ended = run_command(
+        "worlds:Walk", f"env.params.how='{how}'", "env.params.goal=100.0", "fleet.num_actors=1"
+    )
+    places.assert_gone()
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "environment 0 failed 3 times at its step 3: the actor" in ended.stderr
+    assert said in ended.stderr
+    (file,) = Path("run/failures").iterdir()
+    replayed = subprocess.run(
+        [sys.executable, "-P", "-m", "rollout", "replay", file],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert replayed.returncode == 1 and "It failed again, in the same way." in replayed.stdout
+    if how == "raise":
+        assert "worlds.py" in replayed.stdout and "raise RuntimeError" in replayed.stdout
+
+
+def run_command(env_id: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    Path("x.toml").write_text(
+        f'[env]\nid = "{env_id}"\nnum_envs = 4\n[fleet]\nnum_actors = 2\nunroll_length = 8\n'
+        "[network]\nhidden_sizes = [8]\n[stop]\nenv_steps = 512\nwall_s = 60\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "rollout", "train", "x.toml", *overrides, "--run-dir", "run"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+HERE = samples.__name__
+
+
+@pytest.mark.parametrize(
+    ("env_id", "params", "said"),
+    [
+        ("gymnasium:CartPol-v1", {}, "did you mean gymnasium:CartPole-v"),
+        ("gymnasium:CartPole-v77", {}, "did you mean gymnasium:CartPole-v"),
+        ("gymnasium:Zaxxon-v5", {}, "named gymnasium:PACKAGE:ID, and the package has to be inst"),
+        ("gymnasium:no_such_package:Game-v0", {}, "and the package has to be inst"),
+        ("gymnasium:CartPole-v1", {"gravity": 3.0}, "gravity"),
+        (f"{HERE}:Walk", {"gaol": 3.0}, "cannot be made: TypeError: Walk.__init__() got an unex"),
+        (f"{HERE}:Broken", {}, "cannot be made: FileNotFoundError: no map.txt here"),
+        (f"{HERE}:Seedless", {}, "reset() takes no seed ("),
+        (f"{HERE}:Speaking", {}, "observation_space is Text"),
+        (f"{HERE}:Mixing", {}, "not both in one"),
+        (f"{HERE}:Talk", {}, "has no 'Talk'; it has Walk, Reach, Seedless"),
+        (f"{HERE}:np", {}, "wanted a subclass of rollout.envs.CompiledEnv or of gymnasium.Env"),
+        ("os.path:join", {}, "cannot be made: TypeError"),
+        ("os:getcwd", {}, "wanted a subclass"),
+        ("shutil:get_terminal_size", {}, "wanted a gymnasium.Env"),
+    ],
+)
+def test_what_cannot_be_trained_in_is_said_at_start(env_id, params, said):
+    with pytest.raises(ConfigError) as caught:
+        as_experiment(tables(env_id, **params))
+    assert said in str(caught.value) and repr(env_id) in str(caught.value)
+
+
+def test_params_of_any_kind_travel_through_an_experiment_file(tmp_path):
+    text = (
+        f'[env]\nid = "{WALK}"\n[env.params]\nlabel = "x"\nmarks = [1, [2.5, "b"]]\ngoal = 2\n'
+        "[stop]\nenv_steps = 100\n"
+    )
+    (tmp_path / "x.toml").write_text(text)
+    experiment = as_experiment(tmp_path / "x.toml")
+    assert experiment.env.params == {"label": "x", "marks": [1, [2.5, "b"]], "goal": 2}
+    found = experiment.env.find()
+    assert found.make().marks == [1, [2.5, "b"]]  # pyright: ignore
+    assert np.isinf(experiment.env.find().observation_space["place"].high).sum() == 0  # pyright: ignore
