@@ -1,12 +1,10 @@
 """Environments by name."""
 
-import contextlib
 import difflib
 import importlib
 import os
-import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import gymnasium
@@ -15,6 +13,7 @@ from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.finding import PREFIX, from_maker, from_registry, is_maker
 from rollout.envs.foreign.foreign_env import ForeignEnv
+from rollout.envs.import_path import first_on_path
 
 AnyEnv = type[CompiledEnv] | ForeignEnv
 
@@ -65,7 +64,7 @@ def find_env(
     if isinstance(env, ForeignEnv):
         raise EnvError(
             f"environment {env_id!r} is a gymnasium.Env; wanted a subclass of "
-            "rollout.envs.CompiledEnv"
+            "rollout.envs.CompiledEnv (gymnasium.utils.env_checker checks others)"
         )
     return env
 
@@ -86,14 +85,13 @@ def find_any_env(
     """
     folder = folder or os.getcwd()
     if env_id.startswith(PREFIX):
-        with _first_on_path(folder):
-            return from_registry(env_id.removeprefix(PREFIX), params or {}, max_episode_steps)
+        gym_id = env_id.removeprefix(PREFIX)
+        return from_registry(gym_id, params or {}, max_episode_steps, folder)
     value = _named(env_id, folder)
     if _is_definition(value):
         return value if max_episode_steps is None else value.with_time_limit(max_episode_steps)
     if is_maker(value):
-        with _first_on_path(folder):
-            return from_maker(env_id, value, params or {}, max_episode_steps)
+        return from_maker(env_id, value, params or {}, max_episode_steps, folder)
     raise EnvError(
         f"environment {env_id!r} is {value!r}; wanted a subclass of rollout.envs.CompiledEnv or of "
         "gymnasium.Env, or a function that makes a gymnasium.Env"
@@ -109,7 +107,7 @@ def _named(env_id: str, folder: str) -> Any:
             "(an environment of your own is named package.module:Name)"
         )
     try:
-        with _first_on_path(folder):
+        with first_on_path(folder):
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise _import_failure(env_id, module_name, error) from error
@@ -145,17 +143,6 @@ def _is_env(value: object) -> bool:
 
 def _is_definition(value: object) -> TypeGuard[type[CompiledEnv]]:
     return isinstance(value, type) and issubclass(value, CompiledEnv) and value is not CompiledEnv
-
-
-@contextlib.contextmanager
-def _first_on_path(folder: str) -> Iterator[None]:
-    """Only while the import lasts: a file there must not shadow what is imported later."""
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the module may have put it right itself
-            sys.path.remove(folder)
 
 
 def _import_failure(env_id: str, module_name: str, error: BaseException) -> EnvError:

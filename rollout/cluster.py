@@ -18,6 +18,8 @@ import msgspec
 import zmq
 
 from rollout import processes, run_places
+from rollout.envs.foreign.foreign_env import ForeignEnv
+from rollout.envs.foreign.foreign_envs import try_out
 from rollout.errors import OperatorError
 from rollout.experiment import Experiment, FleetSettings
 from rollout.host_memory import host_page_bytes
@@ -36,6 +38,8 @@ END_S = 15.0  # for the agent to end everything, be it thousands; after which th
 def make_plan(experiment: Experiment) -> HostPlan:
     """What the experiment means for a host; makes the run's directories (0700)."""
     env = experiment.env.find()
+    if isinstance(env, ForeignEnv):
+        try_out(env, experiment.seed)
     network = make_network(experiment.network, env)
     fleet = experiment.fleet
     run = secrets.token_bytes(16)

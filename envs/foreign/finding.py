@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -12,23 +12,26 @@ from gymnasium.wrappers import TimeLimit
 from rollout.envs.compiled_env import NO_LIMIT
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
+from rollout.envs.import_path import first_on_path
 
 PREFIX = "gymnasium:"  # of ids of Gymnasium's registry
 
 
 def from_registry(
-    env_id: str, params: Mapping[str, Any], max_episode_steps: int | None
+    env_id: str, params: Mapping[str, Any], max_episode_steps: int | None, folder: str
 ) -> ForeignEnv:
     """What `gymnasium.make` makes of an id, `CartPole-v1` or `module:ID`.
 
-    max_episode_steps: in place of the registered limit, unless None; NO_LIMIT for none.
+    max_episode_steps: in place of the registered limit, unless None; NO_LIMIT for none. folder:
+    where modules are looked for first.
     """
     name = f"{PREFIX}{env_id}"
     try:
-        limit = gymnasium.spec(env_id).max_episode_steps
-    except (gymnasium.error.Error, ImportError) as error:
+        with first_on_path(folder):
+            spec = gymnasium.spec(env_id)
+    except Exception as error:  # of the package that it names, too
         raise EnvError(f"unknown environment {name!r}; {_hint(env_id, error)}") from error
-    chosen = {}
+    limit, chosen = spec.max_episode_steps, {}
     if max_episode_steps is not None:
         limit = None if max_episode_steps == NO_LIMIT else max_episode_steps
         chosen = {"max_episode_steps": max_episode_steps}
@@ -39,7 +42,8 @@ def from_registry(
         except DependencyNotInstalled as error:
             raise EnvError(f"environment {name!r}: {error}") from error
 
-    return ForeignEnv(name, make, params, limit)
+    key = name, repr(spec), repr(params), max_episode_steps, folder
+    return _once(key, lambda: ForeignEnv(name, make, params, limit, folder))
 
 
 def _hint(env_id: str, error: Exception) -> str:
@@ -63,9 +67,12 @@ def is_maker(value: object) -> bool:
 
 
 def from_maker(
-    env_id: str, maker: Any, params: Mapping[str, Any], max_episode_steps: int | None
+    env_id: str, maker: Any, params: Mapping[str, Any], max_episode_steps: int | None, folder: str
 ) -> ForeignEnv:
-    """What a class or function makes, with `params` as its keyword arguments."""
+    """What a class or function makes, with `params` as its keyword arguments.
+
+    The other arguments are those of `from_registry`.
+    """
     limit = None if max_episode_steps == NO_LIMIT else max_episode_steps
 
     def make(**kwargs: Any) -> Any:
@@ -74,4 +81,15 @@ def from_maker(
             return TimeLimit(env, limit)
         return env
 
-    return ForeignEnv(env_id, make, params, limit)
+    key = env_id, id(maker), repr(params), max_episode_steps, folder
+    return _once(key, lambda: ForeignEnv(env_id, make, params, limit, folder))
+
+
+_known: dict[tuple[Any, ...], ForeignEnv] = {}
+
+
+def _once(key: tuple[Any, ...], find: Callable[[], ForeignEnv]) -> ForeignEnv:
+    """What `find` finds, once in this process: an environment has to be made to see its spaces."""
+    if key not in _known:
+        _known[key] = find()
+    return _known[key]

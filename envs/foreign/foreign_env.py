@@ -4,6 +4,7 @@ It trains in the same fleet as a compiled one. Its state is hidden: where anothe
 over, its episode is begun anew, and that is counted.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ import gymnasium
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.actions import kit_action_space
 from rollout.envs.foreign.observations import kit_observation_space
+from rollout.envs.import_path import first_on_path
 
 PICTURES = "rgb_array"
 
@@ -32,16 +34,18 @@ class ForeignEnv:
         make: Callable[..., Any],
         params: Mapping[str, Any] | None = None,
         max_episode_steps: int | None = None,
+        folder: str = "",
     ) -> None:
         """make: called with `params`, and with render_mode where pictures are wanted.
 
-        max_episode_steps: what `make` sees to, None for no limit. Makes an environment and closes
-        it. Raises EnvError where it cannot be had, or not be trained in.
+        max_episode_steps: what `make` sees to, None for no limit. folder: where modules that it
+        imports are looked for first. Makes an environment and closes it. Raises EnvError where it
+        cannot be had, or not be trained in.
         """
         self.__name__ = self.__qualname__ = env_id
         self.params = dict(params or {})
         self.max_episode_steps = max_episode_steps
-        self._make = make
+        self._make, self._folder = make, folder
         env = self.make()
         self.__doc__ = env.unwrapped.__doc__
         try:
@@ -63,7 +67,8 @@ class ForeignEnv:
         """A new environment. Raises EnvError with what its own constructor says."""
         kwargs = self.params | ({"render_mode": render_mode} if render_mode else {})
         try:
-            env = self._make(**kwargs)
+            with first_on_path(self._folder) if self._folder else contextlib.nullcontext():
+                env = self._make(**kwargs)
         except EnvError:
             raise
         except Exception as error:

@@ -1,5 +1,6 @@
 """N foreign environments in one process, stepped one after the other."""
 
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from rollout.envs.errors import EnvError
 from rollout.envs.foreign.actions import action_reader
 from rollout.envs.foreign.foreign_env import PICTURES, ForeignEnv
 from rollout.envs.foreign.observations import Misfit, observation_writer
-from rollout.envs.layouts import observation_layout
+from rollout.envs.layouts import action_layout, observation_layout
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,27 @@ class ForeignEnvs:
             f"{self.env.__name__}: step returned {_kinds(answer)}, wanted (observation, reward, "
             f"terminated, truncated, info){hint}"
         )
+
+
+def try_out(env: ForeignEnv, seed: int) -> None:
+    """Reset and step one environment. Raises EnvError for what it does wrong at once."""
+    layout = action_layout(env.action_space)
+    action = np.clip(np.zeros((1, *layout.shape)), layout.low or 0, layout.high or 0)
+    numbers = np.zeros(1, np.float32), np.zeros(1, np.bool_), np.zeros(1, np.bool_)
+    envs = ForeignEnvs(env, 1, seed, begin=False)
+    try:
+        envs.restore(envs.snapshot())
+        envs.step(action.astype(layout.dtype), envs.observation().copy(), *numbers)
+    except EnvError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise EnvError(
+            f"environment {env.__name__!r} fails in its first step, at {last.filename}:"
+            f"{last.lineno}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        envs.close()
 
 
 def _kinds(answer: Any) -> str:

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rollout import api, load_policy
+from rollout.envs.errors import EnvError
 from rollout.errors import ConfigError
 from rollout.evaluation import play_episodes, write_video
 from rollout.experiment import as_experiment
@@ -142,6 +142,20 @@ def test_environment_that_fails_again_and_again_ends_the_run_with_its_name(
         assert "worlds.py" in replayed.stdout and "raise RuntimeError" in replayed.stdout
 
 
+def test_environment_may_import_what_lies_beside_it_when_it_is_made(places, tmp_path, monkeypatch):
+    """In actors too, whose path does not have the folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("worlds.py").write_text(Path(samples.__file__).read_text())
+    Path("terrain.py").write_text("GOAL = 2.0\n")
+    Path("lazy.py").write_text(
+        "from worlds import Walk\n\ndef make_lazy():\n    import terrain\n"
+        "    return Walk(terrain.GOAL)\n"
+    )
+    ended = run_command("lazy:make_lazy")
+    places.assert_gone()
+    assert ended.returncode == 0, ended.stderr
+
+
 def run_command(env_id: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     Path("x.toml").write_text(
         f'[env]\nid = "{env_id}"\nnum_envs = 4\n[fleet]\nnum_actors = 2\nunroll_length = 8\n'
@@ -154,6 +168,22 @@ def run_command(env_id: str, *overrides: str) -> subprocess.CompletedProcess[str
         timeout=100,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"how": "reset"}, "reset returned dict, wanted (observation, info)"),
+        ({"how": "four", "at": 1}, "step returned (dict, float, bool, dict), wanted (observ"),
+        ({"how": "shape", "at": 1}, "observation['place'] has shape [2], wanted []"),
+        ({"how": "raise", "at": 1}, "fails in its first step, at "),
+    ],
+)
+def test_what_goes_wrong_at_once_is_said_before_anything_starts(train, tmp_path, params, said):
+    with pytest.raises(EnvError) as caught:
+        train(WALK, **params)
+    assert said in str(caught.value) and WALK in str(caught.value)
+    assert not list(tmp_path.iterdir()), "no run directory"
 
 
 HERE = samples.__name__
@@ -195,4 +225,5 @@ def test_params_of_any_kind_travel_through_an_experiment_file(tmp_path):
     assert experiment.env.params == {"label": "x", "marks": [1, [2.5, "b"]], "goal": 2}
     found = experiment.env.find()
     assert found.make().marks == [1, [2.5, "b"]]  # pyright: ignore
-    assert np.isinf(experiment.env.find().observation_space["place"].high).sum() == 0  # pyright: ignore
+    assert experiment.env.find() is found, "it is made once to see its spaces"
+    assert as_experiment(tables(WALK, goal=5.0)).env.find() is not found
