@@ -2,7 +2,7 @@
 
 import itertools
 
-from rollout.envs.registry import AnyEnv
+from rollout.envs.registry import AnyEnv, find_any_env
 from rollout.host_memory import HostPage, Slot, WeightsFiles
 from rollout.make_actor import make_actor
 from rollout.outbox import Assignment, Outbox, Stopwatch
@@ -14,14 +14,19 @@ LAST_WORDS_S = 1.0  # for unrolls that are sealed to leave a process whose envir
 
 def run_actor(
     plan: HostPlan,
-    env: AnyEnv,
+    env: AnyEnv | None,
     page: HostPage,
     files: WeightsFiles,
     actor: int,
     slot: int,
     incarnation: int,
 ):
-    """Act one share after the other; a share ends when the environments are cut anew."""
+    """Act one share after the other; a share ends when the environments are cut anew.
+
+    env: None where the template could not import it (see there).
+    """
+    if env is None:
+        env = find_any_env(plan.env_id, plan.import_path, plan.max_episode_steps, plan.env_params)
     mine = Slot(page, slot)
     outbox = Outbox(plan, actor, incarnation)
     try:

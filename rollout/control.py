@@ -124,9 +124,10 @@ class Stopped(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The environment is compiled; compile_s: how long that took."""
+    """The environment is compiled; compile_s: how long that took. notice: for people, or empty."""
 
     compile_s: float
+    notice: str = ""
 
 
 class Unprepared(msgspec.Struct, frozen=True, tag=True):

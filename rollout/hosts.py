@@ -269,6 +269,8 @@ class Hosts:
                 elif self._agent_lives == 0:
                     text = f"compiled in {message.compile_s:.1f} s; forking actors"
                     self._put_event(PhaseChanged(text))
+                    if message.notice:
+                        self._notice(message.notice)
             case control.ActorStarted():
                 self.alive.add(message.actor)
             case control.ActorEnded():

@@ -1,8 +1,9 @@
 """The template: a process that imports and compiles once, and forks actors that have it all.
 
 A forked actor costs a few megabytes and a millisecond instead of a hundred megabytes and a second.
-Only a single-threaded process may fork safely, so the template stays one; and only a parent can
-reap, so it also tells the host agent which actors ended, and how. Started by the host agent as
+Only a single-threaded process may fork safely, so the template stays one, if need be by leaving an
+environment of Gymnasium's that starts threads to its actors. Only a parent can reap, so it also
+tells the host agent which actors ended, and how. Started by the host agent as
 `python -P -m rollout.template`, with the plan on standard input and its reports on standard output.
 """
 
@@ -15,11 +16,14 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rollout import control, processes, run_places
 from rollout.envs.errors import EnvError
 from rollout.plan import HostPlan, read_record, write_record
+
+if TYPE_CHECKING:
+    from rollout.envs.registry import AnyEnv
 
 ERROR_BYTES = 3000  # with what is around it, this stays below what a pipe writes in one piece
 
@@ -29,17 +33,31 @@ def main() -> None:
     processes.die_with_parent(int(sys.argv[1]))
     processes.ignore_interrupts()
     commands = sys.stdin.fileno()
-    reports = os.dup(1)
-    os.dup2(2, 1)  # whatever an environment prints goes to the log
-    plan = read_record(commands, HostPlan)
+    is_anew = len(sys.argv) > 3
+    if is_anew:
+        plan_file, reports = map(int, sys.argv[3:])
+    else:
+        plan_file, reports = commands, os.dup(1)
+        os.dup2(2, 1)  # whatever an environment prints goes to the log
+    plan = read_record(plan_file, HostPlan)
     if plan is not None:
         try:
-            template = Template(plan, reports)
+            template = Template(plan, reports, has_env=not is_anew)
         except Exception as error:
             traceback.print_exc()
             write_record(reports, _unprepared(error))
             return
         template.run(commands)
+
+
+def begin_anew(plan: HostPlan, reports: int) -> NoReturn:
+    """Be a template without the environment, in the same process: no thread outlives this."""
+    plan_file = os.memfd_create("plan", 0)
+    write_record(plan_file, plan)
+    os.lseek(plan_file, 0, os.SEEK_SET)
+    os.set_inheritable(reports, True)
+    arguments = ["-P", "-m", "rollout.template", *sys.argv[1:3], str(plan_file), str(reports)]
+    os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def _unprepared(error: Exception) -> control.Unprepared:
@@ -63,19 +81,26 @@ def cut(text: str) -> str:
 class Template:
     """Forks and reaps the actors of one host."""
 
-    def __init__(self, plan: HostPlan, reports: int) -> None:
+    def __init__(self, plan: HostPlan, reports: int, has_env: bool) -> None:
+        """has_env: whether it imports the environment, rather than each actor for itself."""
         started = time.perf_counter()
         self._plan = plan
         self._reports = reports
         self._pids: set[int] = set()
         # Imported here, before anything is forked, after the plan is read: it takes a second.
         from rollout import actor, make_actor
+        from rollout.envs.foreign.foreign_env import ForeignEnv
         from rollout.envs.registry import find_any_env
         from rollout.host_memory import HostPage, WeightsFiles
 
-        limit = plan.max_episode_steps
-        self._env = find_any_env(plan.env_id, plan.import_path, limit, plan.env_params)
-        make_actor.load_kernels(self._env, plan.network, plan.schema)
+        self._env: AnyEnv | None = None
+        notice = f"{plan.env_id} starts threads, which no fork survives: each actor imports it anew"
+        if has_env:
+            limit, notice = plan.max_episode_steps, ""
+            self._env = find_any_env(plan.env_id, plan.import_path, limit, plan.env_params)
+            make_actor.load_kernels(self._env, plan.network, plan.schema)
+            if isinstance(self._env, ForeignEnv) and processes.num_threads() != 1:
+                begin_anew(plan, reports)
         self._run_actor = actor.run_actor
         memory = Path(plan.memory_directory)
         run_places.hold(memory)  # until the last of us is dead: actors inherit the descriptor
@@ -88,7 +113,7 @@ class Template:
                 f"importing environment {plan.env_id!r} started threads; a process with threads "
                 "cannot be forked: start them where they are needed, not at import"
             )
-        write_record(reports, control.Ready(time.perf_counter() - started))
+        write_record(reports, control.Ready(time.perf_counter() - started, notice))
 
     def run(self, commands: int) -> None:
         """Obey until the agent closes the pipe; then no actor is left."""

@@ -156,6 +156,23 @@ def test_environment_may_import_what_lies_beside_it_when_it_is_made(places, tmp_
     assert ended.returncode == 0, ended.stderr
 
 
+def test_environment_that_starts_threads_is_imported_by_each_actor(places, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("worlds.py").write_text(Path(samples.__file__).read_text())
+    Path("threaded.py").write_text(
+        "import threading\n\nfrom worlds import Walk\n\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n\n"
+        "class Threaded(Walk):\n    pass\n"
+    )
+    ended = run_command("threaded:Threaded", "env.params.goal=2.0")
+    places.assert_gone()
+    assert ended.returncode == 0, ended.stderr
+    notice = "threaded:Threaded starts threads, which no fork survives: each actor imports it anew"
+    assert notice in ended.stdout + ended.stderr
+    summary = RunDirectory.open(Path("run")).read_summary()
+    assert summary is not None and summary["ledger"]["balance"] == 0
+
+
 def run_command(env_id: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     Path("x.toml").write_text(
         f'[env]\nid = "{env_id}"\nnum_envs = 4\n[fleet]\nnum_actors = 2\nunroll_length = 8\n'
