@@ -11,14 +11,17 @@ from rollout.commands.arguments import AsJson
 def envs(
     env: Annotated[
         str | None,
-        typer.Argument(metavar="[ENV]", help="One to tell all about; package.module:Name, too."),
+        typer.Argument(
+            metavar="[ENV]",
+            help="One to tell all about; package.module:Name and gymnasium:ID, too.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the bundled environments, or tell all about one.
 
     All is its spaces, time limit, and the defaults of what `env.params` may set. An environment of
-    your own is named package.module:Name in an experiment file.
+    your own is named package.module:Name in an experiment file, one of Gymnasium's gymnasium:ID.
 
     \b
     Example:
