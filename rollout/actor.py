@@ -49,9 +49,9 @@ def act_share(
     """Act unroll after unroll of one share, each with the weights that the run's mode wants.
 
     Waiting for credit or weights blocks in the kernel. The environments go on from the states that
-    came with the share; an unroll is one compiled call (acting_kernel.act_unroll).
+    came with the share; an unroll is one compiled call (acting_kernel.act_unroll), or one a step
+    where Python steps them (SteppingActor).
     """
-    slot.begin(page.version)  # what makes and resets environments may hang or fail as steps may
     acting = make_actor(
         env,
         share.num_envs,
@@ -62,6 +62,7 @@ def act_share(
         begin=False,
         position=slot.position,
     )
+    slot.begin(page.version)  # resets may hang or fail as steps may
     acting.envs.restore(share.states, slot.position, plan.schema.unroll_length)
     slot.rest()
     stopwatch = Stopwatch()

@@ -77,18 +77,24 @@ def _play_chunk(
     policy: Policy, first_env: int, num_envs: int, deterministic: bool, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     actor = _make_actor(policy, first_env, num_envs, UNROLL_LENGTH, seed)
-    returns = np.zeros(num_envs, np.float64)
-    lengths = np.zeros(num_envs, np.int64)
-    for _ in range(0, policy.env.max_episode_steps or MAX_STEPS, UNROLL_LENGTH):
-        actor.act(policy.parameters, greedy=deterministic)
-        unroll = actor.buffer.unroll()
-        in_time = np.argsort(unroll.episode_t, kind="stable")
-        ended, place = np.unique(unroll.episode_env[in_time], return_index=True)
-        is_first = lengths[ended] == 0
-        envs, first = ended[is_first], in_time[place[is_first]]
-        returns[envs], lengths[envs] = unroll.episode_return[first], unroll.episode_length[first]
-        if lengths.all():
-            return returns, lengths
+    try:
+        returns = np.zeros(num_envs, np.float64)
+        lengths = np.zeros(num_envs, np.int64)
+        for _ in range(0, policy.env.max_episode_steps or MAX_STEPS, UNROLL_LENGTH):
+            actor.act(policy.parameters, greedy=deterministic)
+            unroll = actor.buffer.unroll()
+            in_time = np.argsort(unroll.episode_t, kind="stable")
+            ended, place = np.unique(unroll.episode_env[in_time], return_index=True)
+            is_first = lengths[ended] == 0
+            envs, first = ended[is_first], in_time[place[is_first]]
+            returns[envs], lengths[envs] = (
+                unroll.episode_return[first],
+                unroll.episode_length[first],
+            )
+            if lengths.all():
+                return returns, lengths
+    finally:
+        actor.envs.close()
     raise EnvError(
         f"{policy.experiment.env.id}: {np.sum(lengths == 0)} of {num_envs} episodes did not end "
         f"within {MAX_STEPS:,} steps; give the environment max_episode_steps"
@@ -142,8 +148,8 @@ def check_video(policy: Policy, file: Path) -> None:
         )
     if not can_render(policy.env):
         raise OperatorError(
-            f"--video {file}: {policy.experiment.env.id} has no render(state, params), so there is "
-            "nothing to show"
+            f"--video {file}: {policy.experiment.env.id} has no render(state, params), or no "
+            "render mode rgb_array, so there is nothing to show"
         )
     try:
         is_new = not file.exists()

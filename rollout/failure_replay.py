@@ -142,6 +142,7 @@ def replay_failure(failure: Failure, jit: bool = True) -> Replayed:
             params=failure.env_params,
             first_env=failure.env,
             position=position,
+            begin=not len(failure.env_state),
             jit=jit,
         )
         if len(failure.env_state):

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from rollout.checkpoint import Checkpoint, open_checkpoint, policy_parameters
-from rollout.envs.layouts import action_layout, observation_rows
+from rollout.envs.foreign.actions import action_reader
+from rollout.envs.foreign.foreign_env import ForeignEnv
+from rollout.envs.foreign.observations import Misfit, observation_writer
+from rollout.envs.layouts import action_layout, observation_layout, observation_rows
 from rollout.envs.philox import EVALUATION, philox, unit_float64
 from rollout.envs.registry import AnyEnv
 from rollout.experiment import Experiment
@@ -66,6 +69,9 @@ class Policy:
         An int, or int64 [N], for Discrete actions; int64 [N, n] for MultiDiscrete; float32 [N, n],
         within the bounds, for Box. An observation of a Dict is a dictionary of arrays.
 
+        Of a gymnasium.Env: an observation as it shows them, an action as it takes them; a batch
+        only where both are those of the kit's spaces (`policy.env.observation_space`).
+
         deterministic: the likeliest action, or the mean; else one drawn from the policy's
         distribution. Draws are reproducible: they depend on the experiment's seed, the number of
         calls so far and the row. action_mask: bool [A], or [N, A], what is allowed. Raises
@@ -79,6 +85,10 @@ class Policy:
             actions = self._quantities(rows, deterministic)
         else:
             actions = self._choices(self._allowed(rows, action_mask), deterministic)
+        env = self.env
+        if isinstance(env, ForeignEnv) and env.gym_action_space != env.action_space:
+            taken = action_reader(env.gym_action_space)(actions)
+            return taken if outputs.ndim > 1 else taken[0]
         if outputs.ndim > 1:
             return actions
         return actions[0] if actions.ndim > 1 else int(actions[0])
@@ -88,7 +98,7 @@ class Policy:
 
         float32 [A], or [N, A] for a batch.
         """
-        rows, is_batch = observation_rows(self.env.observation_space, observation)
+        rows, is_batch = self._rows(observation)
         outputs = np.zeros((len(rows), self.network.head.num_outputs), np.float32)
         value = np.zeros(len(rows), np.float32)
         evaluate, workspace = self._compiled
@@ -96,6 +106,19 @@ class Policy:
         if not np.isfinite(outputs).all():
             raise ValueError("an observation, or a parameter of the policy, is not finite")
         return outputs if is_batch else outputs[0]
+
+    def _rows(self, observation: Any) -> tuple[np.ndarray, bool]:
+        """Rows [N, *layout.shape], and whether the observation was a batch."""
+        env = self.env
+        if not isinstance(env, ForeignEnv) or env.gym_observation_space == env.observation_space:
+            return observation_rows(env.observation_space, observation)
+        layout = observation_layout(env.observation_space)
+        rows = np.zeros((1, *layout.shape), layout.dtype)
+        try:
+            observation_writer(env.gym_observation_space)(rows[0], observation)
+        except Misfit as error:
+            raise ValueError(str(error)) from None
+        return rows, False
 
     @functools.cached_property
     def _compiled(self) -> Any:

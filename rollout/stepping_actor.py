@@ -91,10 +91,12 @@ class SteppingActor:
         unroll.observation[0] = envs.observation()
         for t, (chosen, stepped) in enumerate(zip(self._choosing, self._stepping, strict=True)):
             self._kernels.choose_all(clocks, packed, scratch, noise, greedy, *chosen)
+            if not np.isfinite(unroll.behavior_log_prob[t]).all():
+                self._check_finite(t, finals)  # before the environments are given such actions
             for end in envs.step(*stepped, t):
                 episodes = self._put_episode(end, t, episodes)
                 finals = self._put_final(end, t, finals)
-        self._check_finite(finals)
+        self._check_finite(len(self._choosing), finals)
         if self.buffer.schema.has_value:
             room = self.buffer.room
             self._evaluate(weights, unroll.observation[-1], unroll.value[-1])
@@ -123,12 +125,15 @@ class SteppingActor:
         outputs = np.zeros((len(value), self._num_outputs), np.float32)
         self._kernels.evaluate(weights, packed, scratch, observation, outputs, value)
 
-    def _check_finite(self, finals: int) -> None:
-        """Raises EnvError if a reward or an observation is not; the position is where, then."""
+    def _check_finite(self, steps: int, finals: int) -> None:
+        """Raises EnvError if an observation, or a reward, is not; the position is where, then.
+
+        steps: how many are done.
+        """
         unroll, room = self.buffer.fixed, self.buffer.room
-        self._check(unroll.reward, "the reward", lambda t, i: (t, i))
-        for name, found in self._quantities(unroll.observation):
+        for name, found in self._quantities(unroll.observation[: steps + 1]):
             self._check(found, name, lambda t, i: (max(0, t - 1), i))
+        self._check(unroll.reward[:steps], "the reward", lambda t, i: (t, i))
         for name, found in self._quantities(room.final_observation[:finals]):
             self._check(found, name, lambda k, *_: (room.final_t[k], room.final_env[k]))
 

@@ -1,6 +1,7 @@
 """Foreign environments by name: what Gymnasium's registry has, a class, or a function."""
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -75,6 +76,7 @@ def from_maker(
     """
     limit = None if max_episode_steps == NO_LIMIT else max_episode_steps
 
+    @functools.wraps(maker, updated=())  # its signature: whether it takes a render_mode
     def make(**kwargs: Any) -> Any:
         env = maker(**kwargs)
         if limit is not None and isinstance(env, gymnasium.Env):

@@ -51,7 +51,8 @@ class ForeignEnv:
         try:
             self.gym_observation_space = env.observation_space
             self.gym_action_space = env.action_space
-            self.renders = PICTURES in (env.metadata.get("render_modes") or ())
+            has_mode = PICTURES in (env.metadata.get("render_modes") or ())
+            self.renders = has_mode and _takes(make, "render_mode")
             self.observation_space = kit_observation_space(self.gym_observation_space)
             self.action_space = kit_action_space(self.gym_action_space)
             _check_reset(env)
@@ -80,9 +81,15 @@ class ForeignEnv:
         return env
 
 
+def _takes(function: Callable[..., Any], keyword: str) -> bool:
+    """Whether a function takes a keyword argument of this name."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(one.name == keyword or one.kind is one.VAR_KEYWORD for one in parameters)
+
+
 def _check_reset(env: gymnasium.Env) -> None:
-    parameters = inspect.signature(env.unwrapped.reset).parameters.values()
-    if not any(one.name == "seed" or one.kind is one.VAR_KEYWORD for one in parameters):
+    if not _takes(env.unwrapped.reset, "seed"):
+        parameters = inspect.signature(env.unwrapped.reset).parameters.values()
         file = inspect.getsourcefile(type(env.unwrapped))
         raise EnvError(
             f"reset({', '.join(map(str, parameters))}) takes no seed ({file}); write it as "

@@ -122,8 +122,8 @@ class ForeignEnvs:
                     raise self._not_five_values(answer) from None
                 write(row, shown)
                 rewards.append(gained)
-                terminations.append(is_terminated)
-                truncations.append(is_truncated)
+                terminations.append(bool(is_terminated))
+                truncations.append(bool(is_truncated))
                 if is_terminated or is_truncated:
                     ended.append(i)
         except Misfit as error:
@@ -211,7 +211,7 @@ def try_out(env: ForeignEnv, seed: int) -> None:
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise EnvError(
-            f"environment {env.__name__!r} fails in its first step, at {last.filename}:"
+            f"environment {env.__name__!r} fails in its first reset or step, at {last.filename}:"
             f"{last.lineno}: {type(error).__name__}: {error}"
         ) from error
     finally:

@@ -130,6 +130,8 @@ def _numbers_writer(space: Box | MultiBinary) -> Write:
             if value.dtype.kind not in fits:
                 found = KINDS.get(value.dtype.kind, str(value.dtype))
                 raise Misfit(f"holds {found} ({value.dtype}), wanted {dtype}")
+            if dtype.kind in "iu" and (value.astype(dtype) != value).any():
+                raise Misfit(f"is {_short(value.tolist())}, which {dtype} does not hold")
         target[...] = value
 
     return write
@@ -170,7 +172,7 @@ def _record_writer(space: Dict | Tuple) -> Write:
 
     def write(target: Any, value: Any) -> None:
         if not isinstance(value, container) or len(value) != len(writers):
-            raise Misfit(f"is {_short(value)}, wanted {_short(list(entries))} in it")
+            raise Misfit(f"is {_short(value)}, wanted exactly {_short(list(entries))} in it")
         for key, name, write_entry in writers:
             try:
                 write_entry(target[name], value[key])

@@ -110,7 +110,7 @@ class Reach(gymnasium.Env):
         self.place = self.np_random.normal(size=(2, 3)).astype(np.float32)
         return self.place.copy(), {}
 
-    def step(self, action):
+    def step(self, action) -> Any:
         assert self.action_space.contains(action), action
         self.place += action.astype(np.float32)
         is_over = bool(np.abs(self.place).max() > 3)

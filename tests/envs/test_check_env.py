@@ -164,6 +164,7 @@ def test_other_rounding_in_plain_python_is_a_warning():
     assert "no harm to training, which runs compiled code alone" in report["plain_python"].finding
 
 
+@pytest.mark.slow
 def test_endless_episodes_are_a_warning_that_names_the_time_limit():
     report = checked(broken.NoLimit)
     assert by_status(report, Status.WARNING) == ["episodes"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rollout import api, load_policy
@@ -71,19 +72,11 @@ def test_class_and_function_train_and_their_policies_play(train, tmp_path, env_i
     if env_id == WALK:
         env = samples.Walk(**params)
         observation, _ = env.reset(seed=0)
-        assert policy.act(
-            {"place": observation["place"].reshape(1), **as_kit(observation)}
-        ) in range(3)
+        for deterministic in (True, False):
+            assert env.action_space.contains(policy.act(observation, deterministic))
+        with pytest.raises(ValueError, match="observation has no 'place'"):
+            policy.act({"plaice": 1, "seen": (0, np.zeros((2, 2), int)), "my-key": [[0, 0]]})
         assert write_video(policy, tmp_path / "walk.gif") > 1
-
-
-def as_kit(observation: dict) -> dict:
-    first, second = observation["seen"]
-    return {
-        "place": observation["place"].reshape(1),
-        "my_key": observation["my-key"].reshape(-1),
-        "seen": {"item_0": first + 1, "item_1": second},
-    }
 
 
 def test_time_limit_of_the_experiment_truncates(train):
@@ -114,8 +107,8 @@ def test_killed_actor_costs_episodes_that_are_counted_and_the_run_can_be_resumed
     ("how", "said"),
     [
         ("raise", "RuntimeError: the walker fell"),
-        ("nan", "observation place is nan, wanted a finite number"),
-        ("crash", "was killed by SIGSEGV"),
+        pytest.param("nan", "observation place is nan, wanted a fin", marks=pytest.mark.slow),
+        pytest.param("crash", "was killed by SIGSEGV", marks=pytest.mark.slow),
     ],
 )
 def test_environment_that_fails_again_and_again_ends_the_run_with_its_name(
@@ -193,7 +186,7 @@ def run_command(env_id: str, *overrides: str) -> subprocess.CompletedProcess[str
         ({"how": "reset"}, "reset returned dict, wanted (observation, info)"),
         ({"how": "four", "at": 1}, "step returned (dict, float, bool, dict), wanted (observ"),
         ({"how": "shape", "at": 1}, "observation['place'] has shape [2], wanted []"),
-        ({"how": "raise", "at": 1}, "fails in its first step, at "),
+        ({"how": "raise", "at": 1}, "fails in its first reset or step, at "),
     ],
 )
 def test_what_goes_wrong_at_once_is_said_before_anything_starts(train, tmp_path, params, said):

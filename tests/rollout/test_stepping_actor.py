@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import fields
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -187,7 +188,7 @@ def test_environments_that_are_taken_over_begin_their_next_episode():
         ("no reward", "the reward is nan, wanted a finite number"),
         ("text", "the reward is 'one', wanted a number"),
         ("shape", "observation['place'] has shape [2], wanted []"),
-        ("missing", "wanted ['my-key', 'place', 'seen'] in it"),
+        ("missing", "wanted exactly ['my-key', 'place', 'seen'] in it"),
         ("category", "observation['seen'][0] is 7, wanted an integer from -1 to 1"),
     ],
 )
@@ -200,6 +201,26 @@ def test_what_cannot_be_is_named_with_its_place(how, said):
         actor.act(read_only(initial_parameters(network, 0)))
     assert str(caught.value).startswith("mine: ") and said in str(caught.value)
     assert divmod(position[0], 6) == (0, 3), "environment and step"
+
+
+class Lost(Reach):
+    """Shows at step 3 that it does not know where it is; refuses actions that are no numbers."""
+
+    def step(self, action) -> Any:
+        assert np.isfinite(action).all(), "the policy's fault"
+        observation, *rest = super().step(action)
+        self.t = getattr(self, "t", 0) + 1
+        return (observation * (np.nan if self.t == 3 else 1), *rest)
+
+
+def test_environment_never_gets_actions_that_a_nan_has_led_to():
+    env = ForeignEnv("mine", Lost)
+    network, schema = make_policy(env, 6)
+    position = np.zeros(1, np.int64)
+    actor = SteppingActor(ForeignEnvs(env, 1, 5), network, schema, position)
+    with pytest.raises(EnvError, match="mine: observation is nan, wanted a finite number"):
+        actor.act(read_only(initial_parameters(network, 0)))
+    assert position[0] == 2
 
 
 def test_error_of_an_environment_is_its_own():
