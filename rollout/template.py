@@ -40,6 +40,8 @@ def main() -> None:
         plan_file, reports = commands, os.dup(1)
         os.dup2(2, 1)  # whatever an environment prints goes to the log
     plan = read_record(plan_file, HostPlan)
+    if is_anew:
+        os.close(plan_file)
     if plan is not None:
         try:
             template = Template(plan, reports, has_env=not is_anew)
