@@ -184,6 +184,18 @@ def write_video(policy: Policy, file: Path, number: int = 0) -> int:
 def _play(policy: Policy, seed: int) -> tuple[list[np.ndarray], int]:
     """Pictures of a deterministic episode, and how many steps it has."""
     actor = _make_actor(policy, 0, 1, 1, seed, pictures=True)
+    try:
+        frames, num_steps = _frames(policy, actor)
+    finally:
+        actor.envs.close()
+    for frame in frames:
+        if frame.shape != frames[0].shape:
+            shapes = f"{frames[0].shape}, then {frame.shape}"
+            raise EnvError(f"{policy.experiment.env.id}: render gave {shapes}")
+    return frames, num_steps
+
+
+def _frames(policy: Policy, actor: Any) -> tuple[list[np.ndarray], int]:
     frames, num_steps = [_frame(actor.envs)], 0
     while num_steps < MAX_FRAMES:
         num_steps += 1
@@ -195,10 +207,6 @@ def _play(policy: Policy, seed: int) -> tuple[list[np.ndarray], int]:
         if not policy.env.has_hidden_state:
             frames.append(_frame(_without_reset(actor, before)))
         break
-    for frame in frames:
-        if frame.shape != frames[0].shape:
-            shapes = f"{frames[0].shape}, then {frame.shape}"
-            raise EnvError(f"{policy.experiment.env.id}: render gave {shapes}")
     return frames, num_steps
 
 

@@ -208,6 +208,11 @@ def test_good_run_has_no_failures_and_its_numbers():
     json.dumps(report)
 
 
+def test_parameters_of_environments_with_hidden_state_are_not_compared():
+    report = make_report("lockstep", 7, make_outcome("cd"), make_outcome(), has_hidden_state=True)
+    assert report["failures"] == [] and report["equal"] is None
+
+
 def test_other_parameters_fail_in_lockstep_only():
     others = make_outcome("cd")
     assert failures(make_outcome(), others) == [

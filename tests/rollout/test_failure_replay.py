@@ -16,7 +16,7 @@ from rollout.acting import UnrollActor, read_only
 from rollout.cli import main
 from rollout.envs import EnvError, Envs
 from rollout.errors import OperatorError
-from rollout.failure_replay import find_failed_env, replay_failure, start_of
+from rollout.failure_replay import Outcome, find_failed_env, replay_failure, start_of
 from rollout.failures import Failure, save_failure
 from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.shapes import make_schema
@@ -135,6 +135,22 @@ def test_environment_that_has_changed_is_refused():
     failure = make_failure(failing.RAISE, env_id="CartPole-v1")
     with pytest.raises(OperatorError, match=r"observation_shape \(3,\) then, \(4,\) now"):
         replay_failure(failure)
+
+
+@pytest.mark.parametrize(
+    ("now", "is_same"),
+    [
+        ("ValueError: y is 0.5, too low", True),
+        ("ValueError: y is <object type:float64>, too low", True),
+        ("ValueError: y is 0.5, too high", False),
+        ("KeyError: y is 0.5, too low", False),
+    ],
+)
+def test_value_that_compiled_code_does_not_show_may_be_any(now, is_same):
+    then = make_failure(
+        failing.RAISE, error="ended: ValueError: y is <object type:float64>, too low"
+    )
+    assert Outcome(ended="exception", error=now, t=1).is_same(then) == is_same
 
 
 # The command
