@@ -67,7 +67,7 @@ def plan_for(num_envs: int, unroll_length: int) -> HostPlan:
 
 def act_one(plan: HostPlan) -> tuple[bytes, int, int]:
     """A real unroll: its payload and the lengths of its tails."""
-    envs = Envs(find_env(plan.env_id), plan.num_envs // NUM_ACTORS, seed=0)
+    envs = Envs(find_env(plan.env_source.id), plan.num_envs // NUM_ACTORS, seed=0)
     acting = UnrollActor(envs, plan.network, plan.schema)
     weights = initial_parameters(plan.network, 0)
     for _ in range(4):  # away from the start, where no episode has ended yet

@@ -4,12 +4,12 @@ import difflib
 import importlib
 import os
 import traceback
-from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import gymnasium
 
 from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.env_source import EnvSource
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.finding import PREFIX, from_maker, from_registry, is_maker
 from rollout.envs.foreign.foreign_env import ForeignEnv
@@ -58,9 +58,12 @@ def find_env(
 ) -> type[CompiledEnv]:
     """The compiled environment of a bundled id (`CartPole-v1`) or of `package.module:Name`.
 
-    The arguments are those of find_any_env. Raises EnvError also for one that is not compiled.
+    folder: where modules are looked for first; by default the current folder. max_episode_steps:
+    in place of the environment's own limit, unless None; -1 for no limit. Raises EnvError that says
+    what is missing and which id is nearest, and for one that is not compiled.
     """
-    env = find_any_env(env_id, folder, max_episode_steps)
+    folder = folder or os.getcwd()
+    env = find_any_env(EnvSource(id=env_id, max_episode_steps=max_episode_steps, folder=folder))
     if isinstance(env, ForeignEnv):
         raise EnvError(
             f"environment {env_id!r} is a gymnasium.Env; wanted a subclass of "
@@ -69,32 +72,21 @@ def find_env(
     return env
 
 
-def find_any_env(
-    env_id: str,
-    folder: str | None = None,
-    max_episode_steps: int | None = None,
-    params: Mapping[str, Any] | None = None,
-) -> AnyEnv:
-    """The environment of a bundled id, of `gymnasium:ID`, or of `package.module:Name`.
+def find_any_env(source: EnvSource) -> AnyEnv:
+    """The environment; one of Gymnasium's is made once, to see its spaces.
 
-    A name is that of a CompiledEnv, of a gymnasium.Env class, or of a function that makes one.
-    folder: where modules are looked for first; by default the current folder. max_episode_steps:
-    in place of the environment's own limit, unless None; -1 for no limit. params: what one of
-    Gymnasium's is made with, once, to see its spaces; a compiled one is told later. Raises EnvError
-    that says what is missing and which id is nearest.
+    Raises EnvError that says what is missing and which id is nearest.
     """
-    folder = folder or os.getcwd()
-    if env_id.startswith(PREFIX):
-        gym_id = env_id.removeprefix(PREFIX)
-        return from_registry(gym_id, params or {}, max_episode_steps, folder)
-    value = _named(env_id, folder)
+    if source.id.startswith(PREFIX):
+        return from_registry(source)
+    value, limit = _named(source.id, source.folder), source.max_episode_steps
     if _is_definition(value):
-        return value if max_episode_steps is None else value.with_time_limit(max_episode_steps)
+        return value if limit is None else value.with_time_limit(limit)
     if is_maker(value):
-        return from_maker(env_id, value, params or {}, max_episode_steps, folder)
+        return from_maker(source, value)
     raise EnvError(
-        f"environment {env_id!r} is {value!r}; wanted a subclass of rollout.envs.CompiledEnv or of "
-        "gymnasium.Env, or a function that makes a gymnasium.Env"
+        f"environment {source.id!r} is {value!r}; wanted a subclass of rollout.envs.CompiledEnv or "
+        "of gymnasium.Env, or a function that makes a gymnasium.Env"
     )
 
 

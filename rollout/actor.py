@@ -26,7 +26,7 @@ def run_actor(
     env: None where the template could not import it (see there).
     """
     if env is None:
-        env = find_any_env(plan.env_id, plan.import_path, plan.max_episode_steps, plan.env_params)
+        env = find_any_env(plan.env_source)
     mine = Slot(page, slot)
     outbox = Outbox(plan, actor, incarnation)
     try:
@@ -58,7 +58,7 @@ def act_share(
         plan.seed,
         plan.network,
         plan.schema,
-        params=plan.env_params,
+        params=plan.env_source.params,
         begin=False,
         position=slot.position,
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, ValidationError
 
+from rollout.envs.env_source import EnvSource
 from rollout.errors import ConfigError
 from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
@@ -59,12 +60,21 @@ class EnvSettings(Settings):
         "Gymnasium's, what it is made with",
     )
 
+    @property
+    def source(self) -> EnvSource:
+        """What the environment is found by, from the current folder if it is one's own."""
+        return EnvSource(
+            id=self.id,
+            params=dict(self.params),
+            max_episode_steps=self.max_episode_steps,
+            folder=os.getcwd(),
+        )
+
     def find(self) -> "AnyEnv":
-        """The environment, from the current folder if it is one's own. Raises EnvError."""
+        """The environment. Raises EnvError."""
         from rollout.envs.registry import find_any_env  # with Gymnasium behind it: slow to import
 
-        limit = self.max_episode_steps
-        return find_any_env(self.id, max_episode_steps=limit, params=self.params)
+        return find_any_env(self.source)
 
 
 class FleetSettings(Settings):

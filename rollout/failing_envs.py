@@ -92,11 +92,8 @@ class FailingEnvs:
         if version not in self._weights:
             version = self._weights.newest
         return Failure(
-            env_id=plan.env_id,
-            env_params=plan.env_params,
-            max_episode_steps=plan.max_episode_steps,
+            env_source=plan.env_source,
             seed=plan.seed,
-            import_path=plan.import_path,
             env=env,
             unroll_index=unroll_index,
             t=ended.t if lost == 0 else NOWHERE,

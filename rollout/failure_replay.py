@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rollout.envs import registry
+from rollout.envs import env_source
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.philox import CLOCK
-from rollout.envs.registry import AnyEnv
+from rollout.envs.registry import AnyEnv, find_any_env
 from rollout.errors import OperatorError
 from rollout.failures import Ending, Failure
 from rollout.shapes import make_schema
@@ -87,17 +87,18 @@ def find_failed_env(failure: Failure) -> AnyEnv:
 
     Raises EnvError if it is not there, and OperatorError if it is not what it was.
     """
-    folder = failure.import_path if os.path.isdir(failure.import_path) else os.getcwd()
-    limit = failure.max_episode_steps
-    env = registry.find_any_env(failure.env_id, folder, limit, failure.env_params)
+    source = failure.env_source
+    if not os.path.isdir(source.folder):
+        source = msgspec.structs.replace(source, folder=os.getcwd())
+    env = find_any_env(source)
     then = failure.schema
     now = make_schema(env, then.unroll_length, then.has_value)
     if now != then:
         names = [n for n in then.__dataclass_fields__ if getattr(then, n) != getattr(now, n)]
         changes = ", ".join(f"{n} {getattr(then, n)} then, {getattr(now, n)} now" for n in names)
         raise OperatorError(
-            f"environment {failure.env_id} is not what it was when it failed: {changes}; get back "
-            "the version of then"
+            f"environment {source.id} is not what it was when it failed: {changes}; get back the "
+            "version of then"
         )
     return env
 
@@ -139,7 +140,7 @@ def replay_failure(failure: Failure, jit: bool = True) -> Replayed:
             failure.seed,
             failure.network,
             failure.schema,
-            params=failure.env_params,
+            params=failure.env_source.params,
             first_env=failure.env,
             position=position,
             begin=not len(failure.env_state),
@@ -196,7 +197,7 @@ def _place(outcome: Outcome) -> tuple[Any, ...]:
 
 def _authored(error_traceback: types.TracebackType | None) -> types.TracebackType | None:
     """The part of a traceback that is an author's: what our loops call, without our helpers."""
-    here, kit = (Path(file).resolve().parent for file in (__file__, registry.__file__))
+    here, kit = (Path(file).resolve().parent for file in (__file__, env_source.__file__))
     ours = {str(folder / name) for folder in (here, kit) for name in _AROUND}
     helpers = {str(kit / name) for name in _BELOW}
 

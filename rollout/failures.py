@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import safetensors.numpy
 
+from rollout.envs.env_source import EnvSource
 from rollout.envs.philox import CLOCK
 from rollout.errors import OperatorError, RunFailed
 from rollout.learners.network import OBSERVATION, NetworkSpec
@@ -24,7 +25,7 @@ from rollout.run_directory import write_atomically
 
 MOST_FAILURES = 3  # of an environment at the same step: then it is not by chance
 
-FORMAT = 2  # raised when a reader of today could not read it
+FORMAT = 3  # raised when a reader of today could not read it
 
 MOST_REMEMBERED = 100_000  # failures that happen once each: no reason to grow for ever
 
@@ -59,17 +60,14 @@ class EnvFailures:
 class FailureFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a failure's file says in JSON.
 
-    import_path: the folder where environments of the user's own were found. env: its number in the
-    run. unroll_index: of the unroll, in the environment's history. t: the step of the unroll, from
-    0, in which it failed; -1 if it is not known. weights_version: of the weights. ended: how it
-    ended; error: what is known of that, for people, with the exception's text or the signal's name.
+    env: its number in the run. unroll_index: of the unroll, in the environment's history. t: the
+    step of the unroll, from 0, in which it failed; -1 if it is not known. weights_version: of the
+    weights. ended: how it ended; error: what is known of that, for people, with the exception's
+    text or the signal's name.
     """
 
-    env_id: str
-    env_params: dict[str, Any]
-    max_episode_steps: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)] | None
+    env_source: EnvSource
     seed: _Word
-    import_path: str
     env: _Word
     unroll_index: _Count
     t: Annotated[int, msgspec.Meta(ge=-1)]
@@ -97,7 +95,7 @@ class Failure(FailureFacts, frozen=True, kw_only=True, eq=False):
     env_state: np.ndarray
 
     def __repr__(self) -> str:
-        return f"Failure({self.env_id!r}, env={self.env}, step={self.step}, {self.error!r})"
+        return f"Failure({self.env_source.id!r}, env={self.env}, step={self.step}, {self.error!r})"
 
 
 _FACTS = FailureFacts.__struct_fields__
@@ -159,9 +157,14 @@ def load_failure(path: Path) -> Failure:
 
 def _encode(failure: Failure) -> str:
     facts = {name: getattr(failure, name) for name in _FACTS}
-    for name in ("import_path", "error"):  # may hold what no encoding has
-        facts[name] = facts[name].encode(errors="replace").decode()
+    facts["error"] = _encodable(failure.error)
+    source = failure.env_source
+    facts["env_source"] = msgspec.structs.replace(source, folder=_encodable(source.folder))
     return msgspec.json.encode(facts).decode()
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _metadata(content: bytes) -> dict[str, str]:

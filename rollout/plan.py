@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from rollout.envs.env_source import EnvSource
 from rollout.learners.network import NetworkSpec
 from rollout.learners.unroll import UnrollSchema
 
@@ -14,19 +15,14 @@ class HostPlan(msgspec.Struct, frozen=True):
     """A run, as far as one host takes part in it.
 
     run: 16 random bytes. socket_directory: the run's own, 0700; the learner's. memory_directory:
-    this host's own, 0700. import_path: the folder the command was started in, where environments of
-    the user's own are found. max_episode_steps: in place of the environment's own limit, unless
-    None. num_actors: of this host. window: unacknowledged unrolls an actor may have. hang_s:
-    seconds an unroll may take; None: derived from those measured.
+    this host's own, 0700. num_actors: of this host. window: unacknowledged unrolls an actor may
+    have. hang_s: seconds an unroll may take; None: derived from those measured.
     """
 
     run: bytes
     socket_directory: str
     memory_directory: str
-    import_path: str
-    env_id: str
-    env_params: dict[str, Any]
-    max_episode_steps: int | None
+    env_source: EnvSource
     seed: int
     num_envs: int
     num_actors: int

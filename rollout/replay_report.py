@@ -98,7 +98,7 @@ def failure_head(path: Path, failure: Failure) -> str:
     return "\n".join(
         [
             str(path),
-            f"environment  {failure.env_id}, number {failure.env}, seed {failure.seed}",
+            f"environment  {failure.env_source.id}, number {failure.env}, seed {failure.seed}",
             f"unroll       number {failure.unroll_index}, from step {step} of episode {episode} "
             f"on, weights version {failure.weights_version}",
             f"then         {failure.ended}: {failure.error}, {place}",
@@ -136,7 +136,7 @@ def failure_report(path: Path, failure: Failure, outcome: Outcome) -> dict[str, 
     """All there is to tell of a failure that was replayed, as JSON can hold it."""
     return {
         "file": str(path),
-        "env_id": failure.env_id,
+        "env_id": failure.env_source.id,
         "env": failure.env,
         "step": failure.step,
         "then": {"ended": failure.ended, "error": failure.error, "t": failure.t},

@@ -96,10 +96,10 @@ class Template:
         from rollout.host_memory import HostPage, WeightsFiles
 
         self._env: AnyEnv | None = None
-        notice = f"{plan.env_id} starts threads, which no fork survives: each actor imports it anew"
+        env_id = plan.env_source.id
+        notice = f"{env_id} starts threads, which no fork survives: each actor imports it anew"
         if has_env:
-            limit, notice = plan.max_episode_steps, ""
-            self._env = find_any_env(plan.env_id, plan.import_path, limit, plan.env_params)
+            self._env, notice = find_any_env(plan.env_source), ""
             make_actor.load_kernels(self._env, plan.network, plan.schema)
             if isinstance(self._env, ForeignEnv) and processes.num_threads() != 1:
                 begin_anew(plan, reports)
@@ -112,7 +112,7 @@ class Template:
         gc.freeze()
         if processes.num_threads() != 1:
             raise EnvError(
-                f"importing environment {plan.env_id!r} started threads; a process with threads "
+                f"importing environment {env_id!r} started threads; a process with threads "
                 "cannot be forked: start them where they are needed, not at import"
             )
         write_record(reports, control.Ready(time.perf_counter() - started, notice))

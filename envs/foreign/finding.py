@@ -3,14 +3,16 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import msgspec
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 from gymnasium.wrappers import TimeLimit
 
 from rollout.envs.compiled_env import NO_LIMIT
+from rollout.envs.env_source import EnvSource
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.import_path import first_on_path
@@ -18,33 +20,32 @@ from rollout.envs.import_path import first_on_path
 PREFIX = "gymnasium:"  # of ids of Gymnasium's registry
 
 
-def from_registry(
-    env_id: str, params: Mapping[str, Any], max_episode_steps: int | None, folder: str
-) -> ForeignEnv:
-    """What `gymnasium.make` makes of an id, `CartPole-v1` or `module:ID`.
+def from_registry(source: EnvSource) -> ForeignEnv:
+    """What `gymnasium.make` makes of an id, `gymnasium:CartPole-v1` or `gymnasium:module:ID`."""
+    return _once(source, None, lambda: _from_registry(source))
 
-    max_episode_steps: in place of the registered limit, unless None; NO_LIMIT for none. folder:
-    where modules are looked for first.
-    """
-    name = f"{PREFIX}{env_id}"
+
+def _from_registry(source: EnvSource) -> ForeignEnv:
+    gym_id, chosen = source.id.removeprefix(PREFIX), source.max_episode_steps
     try:
-        with first_on_path(folder):
-            spec = gymnasium.spec(env_id)
+        with first_on_path(source.folder):
+            spec = gymnasium.spec(gym_id)
     except Exception as error:  # of the package that it names, too
-        raise EnvError(f"unknown environment {name!r}; {_hint(env_id, error)}") from error
-    limit, chosen = spec.max_episode_steps, {}
-    if max_episode_steps is not None:
-        limit = None if max_episode_steps == NO_LIMIT else max_episode_steps
-        chosen = {"max_episode_steps": max_episode_steps}
+        raise EnvError(f"unknown environment {source.id!r}; {_hint(gym_id, error)}") from error
+    limit = spec.max_episode_steps if chosen is None else _limit(chosen)
+    limits = {} if chosen is None else {"max_episode_steps": chosen}
 
     def make(**kwargs: Any) -> Any:
         try:
-            return gymnasium.make(env_id, disable_env_checker=True, **chosen, **kwargs)
+            return gymnasium.make(gym_id, disable_env_checker=True, **limits, **kwargs)
         except DependencyNotInstalled as error:
-            raise EnvError(f"environment {name!r}: {error}") from error
+            raise EnvError(f"environment {source.id!r}: {error}") from error
 
-    key = name, repr(spec), repr(params), max_episode_steps, folder
-    return _once(key, lambda: ForeignEnv(name, make, params, limit, folder))
+    return ForeignEnv(source.id, make, source.params, limit, source.folder)
+
+
+def _limit(chosen: int) -> int | None:
+    return None if chosen == NO_LIMIT else chosen
 
 
 def _hint(env_id: str, error: Exception) -> str:
@@ -67,14 +68,9 @@ def is_maker(value: object) -> bool:
     return is_class or inspect.isfunction(value)
 
 
-def from_maker(
-    env_id: str, maker: Any, params: Mapping[str, Any], max_episode_steps: int | None, folder: str
-) -> ForeignEnv:
-    """What a class or function makes, with `params` as its keyword arguments.
-
-    The other arguments are those of `from_registry`.
-    """
-    limit = None if max_episode_steps == NO_LIMIT else max_episode_steps
+def from_maker(source: EnvSource, maker: Any) -> ForeignEnv:
+    """What a class or function makes, with `source.params` as its keyword arguments."""
+    limit = None if source.max_episode_steps is None else _limit(source.max_episode_steps)
 
     @functools.wraps(maker, updated=())  # its signature: whether it takes a render_mode
     def make(**kwargs: Any) -> Any:
@@ -83,15 +79,20 @@ def from_maker(
             return TimeLimit(env, limit)
         return env
 
-    key = env_id, id(maker), repr(params), max_episode_steps, folder
-    return _once(key, lambda: ForeignEnv(env_id, make, params, limit, folder))
+    return _once(
+        source, maker, lambda: ForeignEnv(source.id, make, source.params, limit, source.folder)
+    )
 
 
-_known: dict[tuple[Any, ...], ForeignEnv] = {}
+_known: dict[tuple[bytes, int], ForeignEnv] = {}
 
 
-def _once(key: tuple[Any, ...], find: Callable[[], ForeignEnv]) -> ForeignEnv:
-    """What `find` finds, once in this process: an environment has to be made to see its spaces."""
+def _once(source: EnvSource, maker: Any, find: Callable[[], ForeignEnv]) -> ForeignEnv:
+    """What `find` finds, once in this process: an environment has to be made to see its spaces.
+
+    maker: of this name, today; a module may be imported anew.
+    """
+    key = msgspec.msgpack.encode(source), id(maker)
     if key not in _known:
         _known[key] = find()
     return _known[key]

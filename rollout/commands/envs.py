@@ -1,11 +1,13 @@
 """`rollout envs`: the environments that come bundled, or all about one."""
 
 import json
+import os
 from typing import Annotated, Any
 
 import typer
 
 from rollout.commands.arguments import AsJson
+from rollout.envs.env_source import EnvSource
 
 
 def envs(
@@ -27,13 +29,13 @@ def envs(
     Example:
       rollout envs Breakout-MinAtar
     """
-    from rollout.envs.registry import BUNDLED, find_any_env
+    from rollout.envs.registry import BUNDLED
 
     if env is not None:
-        about = _as_dict(env, find_any_env(env))
+        about = _as_dict(env, _find(env))
         typer.echo(json.dumps(about, indent=2) if as_json else _details(about))
         return
-    found = [_as_dict(env_id, find_any_env(env_id)) for env_id in BUNDLED]
+    found = [_as_dict(env_id, _find(env_id)) for env_id in BUNDLED]
     if as_json:
         for about in found:
             del about["inputs"]  # hundreds of names
@@ -62,6 +64,12 @@ def _details(about: dict[str, Any]) -> str:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 12 else ", ".join([*names[:3], "…", names[-1]])
+
+
+def _find(env_id: str) -> Any:
+    from rollout.envs.registry import find_any_env
+
+    return find_any_env(EnvSource(id=env_id, folder=os.getcwd()))
 
 
 def _as_dict(env_id: str, env: Any) -> dict[str, Any]:

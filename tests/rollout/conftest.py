@@ -20,6 +20,7 @@ from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.envs import find_env
 from rollout.envs.batch import state_bytes
 from rollout.envs.classic.cartpole import CartPole
+from rollout.envs.env_source import EnvSource
 from rollout.experiment import Experiment
 from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.learners.unroll import Unroll, UnrollSchema
@@ -293,10 +294,6 @@ def make_plan():
                 "run": secrets.token_bytes(16),
                 "socket_directory": directories.enter_context(sockets),
                 "memory_directory": directories.enter_context(memory),
-                "import_path": os.getcwd(),
-                "env_id": "CartPole-v1",
-                "env_params": {},
-                "max_episode_steps": None,
                 "seed": 0,
                 "num_envs": 6,
                 "num_actors": 2,
@@ -307,7 +304,9 @@ def make_plan():
                 "network": make_mlp((4,), CategoricalHead((2,)), (8, 8), "tanh", "shared"),
                 "schema": UnrollSchema(5, (4,), "<f4", (), "<i4", True, state_bytes(CartPole)),
             }
-            return HostPlan(**(known | others))
+            source = {"id": "CartPole-v1", "params": {}, "folder": os.getcwd()}
+            source |= {name: others.pop(name) for name in source.keys() & others.keys()}
+            return HostPlan(env_source=EnvSource(**source), **(known | others))
 
         yield make
 

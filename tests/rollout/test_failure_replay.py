@@ -15,6 +15,7 @@ import pytest
 from rollout.acting import UnrollActor, read_only
 from rollout.cli import main
 from rollout.envs import EnvError, Envs
+from rollout.envs.env_source import EnvSource
 from rollout.errors import OperatorError
 from rollout.failure_replay import Outcome, find_failed_env, replay_failure, start_of
 from rollout.failures import Failure, save_failure
@@ -45,11 +46,7 @@ def make_failure(how: int, **others) -> Failure:
     for _ in range(num_unrolls):
         actor.act(WEIGHTS)
     known = {
-        "env_id": "tests.envs.failing:Fails",
-        "max_episode_steps": None,
-        "env_params": params,
         "seed": 3,
-        "import_path": str(REPOSITORY),
         "env": 5,
         "unroll_index": num_unrolls,
         "t": t,
@@ -61,7 +58,9 @@ def make_failure(how: int, **others) -> Failure:
         "weights": WEIGHTS,
         "env_state": np.frombuffer(actor.envs.snapshot(), np.uint8),
     }
-    return Failure(**(known | others))
+    source = {"id": "tests.envs.failing:Fails", "params": params, "folder": str(REPOSITORY)}
+    source |= {name: others.pop(name) for name in source.keys() & others.keys()}
+    return Failure(env_source=EnvSource(**source), **(known | others))
 
 
 @each_way
@@ -92,7 +91,7 @@ def test_fresh_environment_that_cannot_begin_fails_before_its_first_step(jit):
     params = {"how": failing.RAISE_IN_RESET, "env": 5, "episode": 0, "step": 0}
     failure = make_failure(
         failing.RAISE_IN_RESET,
-        env_params=params,
+        params=params,
         env_state=np.zeros(0, np.uint8),
         unroll_index=0,
         t=-1,
@@ -120,19 +119,17 @@ def test_environment_is_found_in_the_current_folder_if_its_own_is_gone(tmp_path,
     monkeypatch.chdir(tmp_path)
     source = (REPOSITORY / "tests/envs/failing.py").read_text()
     (tmp_path / "moved_failing.py").write_text(source)
-    failure = make_failure(
-        failing.RAISE, env_id="moved_failing:Fails", import_path=str(tmp_path / "gone")
-    )
+    failure = make_failure(failing.RAISE, id="moved_failing:Fails", folder=str(tmp_path / "gone"))
     assert find_failed_env(failure).__module__ == "moved_failing"
 
 
 def test_environment_that_is_not_there_is_named():
     with pytest.raises(EnvError, match="no module 'nowhere_at_all'"):
-        replay_failure(make_failure(failing.RAISE, env_id="nowhere_at_all:Env"))
+        replay_failure(make_failure(failing.RAISE, id="nowhere_at_all:Env"))
 
 
 def test_environment_that_has_changed_is_refused():
-    failure = make_failure(failing.RAISE, env_id="CartPole-v1")
+    failure = make_failure(failing.RAISE, id="CartPole-v1")
     with pytest.raises(OperatorError, match=r"observation_shape \(3,\) then, \(4,\) now"):
         replay_failure(failure)
 
@@ -175,7 +172,7 @@ def test_lines_are_those_of_the_file_as_it_is_now(tmp_path):
         (package / "__init__.py").touch()
     now = folder / "failing.py"
     now.write_text("# moved\n" * 3 + Path(failing.__file__).read_text())
-    failure = make_failure(failing.RAISE, import_path=str(tmp_path))
+    failure = make_failure(failing.RAISE, folder=str(tmp_path))
     ended = rollout(save_failure(tmp_path, failure))
     assert f'File "{now}", line 31, in step\n    raise ValueError("step' in ended.stdout
     assert "It failed again, in the same way." in ended.stdout
@@ -287,7 +284,7 @@ def test_file_of_something_else_is_refused(tmp_path):
 
 
 def test_environment_that_cannot_be_had_ends_the_command(tmp_path):
-    failure = make_failure(failing.RAISE, env_id="nowhere_at_all:Env")
+    failure = make_failure(failing.RAISE, id="nowhere_at_all:Env")
     ended = rollout(save_failure(tmp_path, failure))
     assert ended.returncode == 2
     assert ended.stderr.count("no module 'nowhere_at_all'") == 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rollout import failures
 from rollout.envs import Envs
 from rollout.envs.classic.cartpole import CartPole
+from rollout.envs.env_source import EnvSource
 from rollout.errors import OperatorError, RunFailed
 from rollout.failures import EnvFailures, Failure, load_failure, save_failure
 from rollout.learners.network import CategoricalHead, Columns, Dense, initial_parameters, make_mlp
@@ -21,11 +22,7 @@ SCHEMA = make_schema(CartPole, 5, has_value=True)
 
 def make_failure(**others) -> Failure:
     known = {
-        "env_id": "CartPole-v1",
-        "max_episode_steps": None,
-        "env_params": {"force": 9.5},
         "seed": 3,
-        "import_path": "/home/somebody/experiments",
         "env": 17,
         "unroll_index": 6,
         "t": 2,
@@ -39,7 +36,9 @@ def make_failure(**others) -> Failure:
             Envs(CartPole, 1, 3, first_env=17, jit=False).snapshot(), np.uint8
         ),
     }
-    return Failure(**(known | others))
+    source = {"id": "CartPole-v1", "params": {"force": 9.5}, "folder": "/home/somebody/experiments"}
+    source |= {name: others.pop(name) for name in source.keys() & others.keys()}
+    return Failure(env_source=EnvSource(**source), **(known | others))
 
 
 def assert_same(one: Failure, other: Failure) -> None:
@@ -89,7 +88,7 @@ def test_failure_of_a_fresh_environment_has_no_state(tmp_path):
 
 
 def test_text_that_no_encoding_has_is_saved(tmp_path):
-    failure = make_failure(error="bad \udcff", import_path="/home/\udcff")
+    failure = make_failure(error="bad \udcff", folder="/home/\udcff")
     assert load_failure(save_failure(tmp_path, failure)).error == "bad ?"
 
 
@@ -130,7 +129,7 @@ def with_schema(**others) -> Failure:
         (make_failure(seed=-1), "Expected `int` >= 0"),
         (make_failure(t=5), "t=5 in an unroll of 5 steps"),
         (make_failure(ended="boredom"), "Invalid enum value 'boredom'"),
-        (make_failure(env_params=["force"]), "Expected `object`, got `array`"),
+        (make_failure(params=["force"]), "Expected `object`, got `array`"),
         (with_schema(unroll_length=0), "unroll_length=0"),
         (with_schema(unroll_length=10**9), "unroll_length=1000000000"),
         (with_schema(observation_shape=(5,)), "for a network that reads"),

@@ -165,7 +165,7 @@ def start(make_plan, places, tmp_path) -> Iterator[Callable[..., FakeLearner]]:
     with contextlib.ExitStack() as learners:
 
         def start(first_actor: int = 0, incarnation: int = 0, **plan: Any) -> FakeLearner:
-            known = {"mode": "async", "import_path": FOLDER}
+            known = {"mode": "async", "folder": FOLDER}
             made = make_plan(**(known | plan))
             learner = FakeLearner(made, tmp_path / "log", first_actor, incarnation)
             learners.callback(learner.close)
@@ -182,8 +182,8 @@ def start_dying(start, make_plan) -> Callable[..., FakeLearner]:
         schema = make_plan().schema
         bytes_each = state_bytes(dying_envs.Dies)
         known = {
-            "env_id": "tests.rollout.dying_envs:Dies",
-            "env_params": {"how": how},
+            "id": "tests.rollout.dying_envs:Dies",
+            "params": {"how": how},
             "schema": dataclasses.replace(schema, state_bytes=bytes_each),
         }
         return start(**(known | plan))
@@ -265,7 +265,7 @@ def test_error_raised_by_an_environment_is_told_with_its_place_and_step(start_dy
 
 def test_place_counts_within_the_actors_share(start_dying):
     params = {"how": dying_envs.RAISE, "env": 5, "at": 4}
-    _, ended = end_of_dying_actor(start_dying, dying_envs.RAISE, env_params=params)
+    _, ended = end_of_dying_actor(start_dying, dying_envs.RAISE, params=params)
     assert (ended.actor, ended.place, ended.t) == (1, 2, 4)
 
 
@@ -382,7 +382,7 @@ def test_waiting_actor_does_not_hang_however_long_it_waits(start):
 
 def test_actor_that_never_gets_anywhere_is_given_up_with_its_first_error(start_dying):
     params = {"how": dying_envs.RAISE, "env": 3, "at": 0}
-    learner = start_dying(dying_envs.RAISE, env_params=params)
+    learner = start_dying(dying_envs.RAISE, params=params)
     gave_up = learner.serve_until(lambda: learner.of(GaveUp))[0]
     assert gave_up.actor == 1
     assert gave_up.first_error == "ended with status 1: ValueError: the pole is broken"
@@ -568,7 +568,7 @@ def test_agent_leaves_to_the_learner_the_signals_that_are_the_learners(start):
 
 def test_environment_that_does_not_prepare_is_told_of_and_not_tried_again(start, tmp_path):
     (tmp_path / "broken.py").write_text("raise ValueError('no licence')")
-    learner = start(env_id="broken:Env", import_path=str(tmp_path))
+    learner = start(id="broken:Env", folder=str(tmp_path))
     learner.serve_until(lambda: learner.of(control.TemplateEnded))
     (unprepared,) = learner.of(control.Unprepared)
     assert unprepared.is_authors and "no licence" in unprepared.error
@@ -596,7 +596,7 @@ def test_actor_that_cannot_be_forked_is_tried_again_and_others_live_on(
     start, tmp_path, refused, is_given_up
 ):
     (tmp_path / "short.py").write_text(SHORT.replace("{refused}", refused))
-    learner = start(env_id="short:Short", import_path=str(tmp_path))
+    learner = start(id="short:Short", folder=str(tmp_path))
     if is_given_up:
         gave_up = learner.serve_until(lambda: learner.of(GaveUp))[0]
         assert gave_up.first_error.startswith("could not be forked: BlockingIOError")
@@ -619,7 +619,7 @@ def test_process_that_an_environments_module_has_started_dies_with_the_template(
     start, places, tmp_path
 ):
     (tmp_path / "helped.py").write_text(HELPED)
-    learner = start(env_id="helped:Helped", import_path=str(tmp_path))
+    learner = start(id="helped:Helped", folder=str(tmp_path))
     learner.serve_until_acting(0, 1)
     (helper,) = places.pids("sleep")
     os.kill(template_of(learner), signal.SIGKILL)

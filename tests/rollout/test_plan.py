@@ -42,7 +42,7 @@ def test_plan_tells_the_mode_and_where_its_sockets_are(make_plan, mode, is_locks
 
 
 def test_plan_comes_out_of_a_pipe_as_it_went_in(make_plan, pipe):
-    plan = make_plan(num_envs=37, env_params={"length": 4, "gravity": 9.5, "is_wet": True})
+    plan = make_plan(num_envs=37, params={"length": 4, "gravity": 9.5, "is_wet": True})
     write_record(pipe["write"], plan)
     again = read_record(pipe["read"], type(plan))
     assert again == plan
