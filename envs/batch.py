@@ -30,9 +30,9 @@ def record_dtype(env: type[CompiledEnv]) -> np.dtype:
 
 def state_bytes(env: AnyEnv) -> int:
     """Length of one environment's part of a snapshot."""
-    if isinstance(env, type) and not env.has_hidden_state:
-        return record_dtype(env).itemsize
-    return philox.CLOCK.itemsize
+    if not isinstance(env, type):
+        return env.state_bytes
+    return philox.CLOCK.itemsize if env.has_hidden_state else record_dtype(env).itemsize
 
 
 def state_fields(env: AnyEnv) -> str:

@@ -11,7 +11,7 @@ import gymnasium
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.env_source import EnvSource
 from rollout.envs.errors import EnvError
-from rollout.envs.foreign.finding import PREFIX, from_maker, from_registry, is_maker
+from rollout.envs.foreign.finding import PREFIXES, from_maker, from_package, is_maker
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.import_path import first_on_path
 
@@ -77,16 +77,18 @@ def find_any_env(source: EnvSource) -> AnyEnv:
 
     Raises EnvError that says what is missing and which id is nearest.
     """
-    if source.id.startswith(PREFIX):
-        return from_registry(source)
+    if source.id.startswith(PREFIXES):
+        return from_package(source)
     value, limit = _named(source.id, source.folder), source.max_episode_steps
     if _is_definition(value):
+        if source.wrappers:
+            raise EnvError(f"env.wrappers are for environments of Gymnasium's; {source.id} is none")
         return value if limit is None else value.with_time_limit(limit)
     if is_maker(value):
         return from_maker(source, value)
     raise EnvError(
         f"environment {source.id!r} is {value!r}; wanted a subclass of rollout.envs.CompiledEnv or "
-        "of gymnasium.Env, or a function that makes a gymnasium.Env"
+        "of gymnasium.Env or VectorEnv, or a function that makes one"
     )
 
 

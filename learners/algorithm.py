@@ -65,23 +65,28 @@ class Algorithm(ABC, Generic[S]):
         """A column [T, B, …] of a batch as rows [T·B, …] on the device."""
         return self.on_device(column).flatten(0, 1)
 
+    def without_no_ops(self, rows: Rows, batch: Batch) -> Rows:
+        """The rows of a batch that are steps; of most environments, all are."""
+        if not batch.no_op.any():
+            return rows
+        is_step = self.as_rows(~batch.no_op)
+        return rows._make(column[is_step] for column in rows)
+
     def minibatches(
         self, rows: Rows, num_minibatches: int, update_index: int, epoch: int
     ) -> Iterator[Rows]:
         """Share out the rows, in a random order that only seed, update and epoch decide.
 
-        rows: a NamedTuple of tensors, each [R, …]; a minibatch has R / num_minibatches rows.
+        rows: a NamedTuple of tensors, each [R, …]; a minibatch has R / num_minibatches rows, some
+        one more where that is no integer.
         """
-        num_rows = len(rows[0])
-        if num_rows % num_minibatches:
-            raise ValueError(
-                f"{num_rows} rows are not a multiple of num_minibatches={num_minibatches}"
-            )
-        order = self.on_device(draws.permutation(self.seed, num_rows, update_index, epoch))
+        order = self.on_device(draws.permutation(self.seed, len(rows[0]), update_index, epoch))
         # All at once: gathered for each minibatch, the columns would leave the cache in between.
         shuffled = [column.index_select(0, order) for column in rows]
-        for columns in zip(*(column.chunk(num_minibatches) for column in shuffled), strict=True):
-            yield rows._make(columns)
+        pieces = (column.tensor_split(num_minibatches) for column in shuffled)
+        for columns in zip(*pieces, strict=True):
+            if len(columns[0]):
+                yield rows._make(columns)
 
     def step(
         self,

@@ -69,7 +69,7 @@ class PPO(Algorithm[PpoSettings]):
             gae_lambda=s.gae_lambda,
         )
         value = batch.value[:-1]
-        return Rows(
+        rows = Rows(
             observation=self.as_rows(batch.observation[:-1]),
             action=self.as_rows(batch.action),
             action_mask=self.as_rows(batch.action_mask),
@@ -78,6 +78,7 @@ class PPO(Algorithm[PpoSettings]):
             advantage=self.as_rows(advantage),
             return_=self.as_rows(advantage + value),
         )
+        return self.without_no_ops(rows, batch)
 
     def loss(self, minibatch: Rows) -> tuple[torch.Tensor, Metrics]:
         """Equation 9 of the paper with its sign turned, and what to watch."""

@@ -48,6 +48,7 @@ def make_synthetic_batch(
         truncated=truncated,
         behavior_log_prob=behavior_log_prob,
         value=value,
+        no_op=np.zeros((0, num_envs), np.bool_),
         env_state=np.zeros((num_envs, 0), np.uint8),
         final_t=final_t,
         final_env=final_env,

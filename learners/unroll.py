@@ -30,7 +30,8 @@ class UnrollSchema:
     has_value: whether actors record the value of every observation, because the algorithm asks.
     state_bytes: of one environment's state (rollout.envs.batch: snapshot). state_fields: what it is
     made of, for who compares; no one reads it.
-    mask_size: of an action mask; 0 where everything is always allowed.
+    mask_size: of an action mask; 0 where everything is always allowed. has_no_ops: whether there
+    may be steps that are none, see Unroll.
     """
 
     unroll_length: int
@@ -42,6 +43,7 @@ class UnrollSchema:
     state_bytes: int = 0
     mask_size: int = 0
     state_fields: str = ""
+    has_no_ops: bool = False
 
     @property
     def digest(self) -> bytes:
@@ -65,6 +67,7 @@ class UnrollSchema:
         yield "truncated", BOOL, (T, N)
         yield "behavior_log_prob", FLOAT32, (T, N)
         yield "value", FLOAT32, (value_rows, N)
+        yield "no_op", BOOL, (T if self.has_no_ops else 0, N)
         yield "env_state", UINT8, (N, self.state_bytes)
 
     def tails(self, num_finals: int, num_episodes: int) -> Iterator[Field]:
@@ -96,7 +99,7 @@ class UnrollSchema:
         return self.size_bytes(num_envs, *2 * (self.unroll_length * num_envs,))
 
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 
 def _place(fields: Iterable[Field], offset: int) -> tuple[list[PlacedField], int]:
@@ -127,6 +130,8 @@ class Unroll:
     action_mask: [T, N, mask_size] bool, what was allowed.
     reward: [T, N] float32, unclipped.   terminated, truncated: [T, N] bool.
     value: [T+1, N] float32, by the weights that acted ([0, N] if the schema has none).
+    no_op: [T, N] bool, steps that are none: the environment ignored the action, as it had to begin
+        its next episode (NEXT_STEP autoreset), or waited for others ([0, N] if it never does).
     env_state: [N, state_bytes] uint8, after the last step: where the next unroll begins.
     final_t, final_env: [F] int32, where truncated; final_observation: [F, *obs_shape], the true
         last observation there; final_value: [F] float32, its value.
@@ -142,6 +147,7 @@ class Unroll:
     truncated: np.ndarray
     behavior_log_prob: np.ndarray
     value: np.ndarray
+    no_op: np.ndarray
     env_state: np.ndarray
     final_t: np.ndarray
     final_env: np.ndarray
@@ -174,11 +180,13 @@ class Unroll:
         choices: how many actions each of an action's integers chooses from; empty if actions are
         quantities.
 
-        Finals are where it was truncated, episodes where it ended, each once. Nothing is known of
-        an unroll that came from outside but its length. Floats may be anything.
+        Finals are where it was truncated, episodes where it ended, each once; no episode ends in a
+        step that is none. Nothing is known of an unroll that came from outside but its length.
+        Floats may be anything.
         """
         return (
-            _are_below(2, self.terminated, self.truncated, self.action_mask)
+            _are_below(2, self.terminated, self.truncated, self.action_mask, self.no_op)
+            and not (len(self.no_op) and (self.no_op & (self.terminated | self.truncated)).any())
             and all(
                 _are_below(count, column)
                 for count, column in zip(choices, _by_choice(self.action, choices), strict=True)
@@ -230,7 +238,7 @@ def _are_places(t: np.ndarray, env: np.ndarray, where: np.ndarray) -> bool:
     return len(t) == np.count_nonzero(marked) and bool((marked == where).all())
 
 
-COLUMNS = (  # [T, N] or [T+1, N]
+COLUMNS = (  # [T, N] or [T+1, N]; [0, N] of what the schema does without
     "observation",
     "action",
     "action_mask",
@@ -239,6 +247,7 @@ COLUMNS = (  # [T, N] or [T+1, N]
     "truncated",
     "behavior_log_prob",
     "value",
+    "no_op",
 )
 TAILS = tuple(f.name for f in fields(Unroll) if f.name not in (*COLUMNS, "env_state"))
 
@@ -277,6 +286,7 @@ class Batch:
     truncated: np.ndarray
     behavior_log_prob: np.ndarray
     value: np.ndarray
+    no_op: np.ndarray
     env_state: np.ndarray
     final_t: np.ndarray
     final_env: np.ndarray

@@ -18,8 +18,9 @@ import msgspec
 import zmq
 
 from rollout import processes, run_places
+from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
-from rollout.envs.foreign.foreign_envs import try_out
+from rollout.envs.foreign.trying_out import try_out
 from rollout.errors import OperatorError
 from rollout.experiment import Experiment, FleetSettings
 from rollout.host_memory import host_page_bytes
@@ -39,6 +40,11 @@ def make_plan(experiment: Experiment) -> HostPlan:
     """What the experiment means for a host; makes the run's directories (0700)."""
     env = experiment.env.find()
     if isinstance(env, ForeignEnv):
+        if experiment.env.num_envs % env.group:
+            raise EnvError(
+                f"env.num_envs={experiment.env.num_envs} is no multiple of {env.group}, the agents "
+                f"of {experiment.env.id}; each is an environment"
+            )
         try_out(env, experiment.seed)
     network = make_network(experiment.network, env)
     fleet = experiment.fleet

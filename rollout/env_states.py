@@ -75,9 +75,13 @@ class EnvStates:
             return False
         T = len(unroll.reward)
         ended = unroll.terminated | unroll.truncated
-        since_end = ended[::-1].argmax(axis=0)  # steps after the last end, where there is one
+        rows_after = ended[::-1].argmax(axis=0)  # the last end, where there is one
         has_end = ended.any(axis=0)
-        t = np.where(has_end, since_end, before["t"] + np.int64(T))
+        steps = np.where(has_end, rows_after, T)
+        if len(unroll.no_op):
+            is_counted = np.arange(T)[:, None] >= T - steps
+            steps = steps - np.count_nonzero(unroll.no_op & is_counted, axis=0)
+        t = np.where(has_end, steps, before["t"] + steps)
         episode = before["episode"] + np.count_nonzero(ended, axis=0)
         return np.array_equal(after["t"], t) and np.array_equal(after["episode"], episode)
 

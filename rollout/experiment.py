@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, ValidationError
 
-from rollout.envs.env_source import EnvSource
+from rollout.envs.env_source import EnvSource, VectorizationMode
 from rollout.errors import ConfigError
 from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
@@ -54,6 +54,19 @@ class EnvSettings(Settings):
         description="steps after which an episode is truncated, -1 for no limit; left out, the "
         "environment's own",
     )
+    vectorization_mode: VectorizationMode = Field(
+        default="sync",
+        description="of an id of Gymnasium's: sync makes it N times, vector_entry_point once, as "
+        "its own vector environment",
+    )
+    wrappers: Annotated[
+        tuple[str | dict[str, Any], ...],
+        Field(strict=False),  # TOML has lists, no tuples
+        Wanted('a list of names, or tables such as {name = "FrameStackObservation", …}'),
+    ] = Field(
+        default=(),
+        description="wrappers of Gymnasium's around it, from the inside out, by name",
+    )
     params: dict[str, bool | int | float | str | list[Any] | dict[str, Any]] = Field(
         default_factory=dict,
         description="the environment's own numbers that never change in an episode; of one of "
@@ -67,6 +80,8 @@ class EnvSettings(Settings):
             id=self.id,
             params=dict(self.params),
             max_episode_steps=self.max_episode_steps,
+            vectorization_mode=self.vectorization_mode,
+            wrappers=self.wrappers,
             folder=os.getcwd(),
         )
 

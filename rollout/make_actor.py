@@ -8,7 +8,7 @@ import numpy as np
 from rollout.acting import UnrollActor, load_acting_kernels
 from rollout.envs.batch import Envs
 from rollout.envs.foreign.foreign_env import ForeignEnv
-from rollout.envs.foreign.foreign_envs import ForeignEnvs
+from rollout.envs.foreign.making import make_envs
 from rollout.envs.registry import AnyEnv
 from rollout.learners.network import NetworkSpec
 from rollout.learners.unroll import UnrollSchema
@@ -36,8 +36,14 @@ def make_actor(
     position: see UnrollActor. jit=False: plain Python steps a compiled environment.
     """
     if isinstance(env, ForeignEnv):
-        foreign = ForeignEnvs(
-            env, num_envs, seed, first_env=first_env, begin=begin, pictures=pictures
+        foreign = make_envs(
+            env,
+            num_envs,
+            seed,
+            first_env=first_env,
+            begin=begin,
+            pictures=pictures,
+            state_bytes=schema.state_bytes,
         )
         return SteppingActor(foreign, network, schema, position)
     envs = Envs(env, num_envs, seed, first_env=first_env, params=params, begin=begin, jit=jit)

@@ -14,6 +14,7 @@ from rollout.assembler import AsyncAssembler, LockstepAssembler
 from rollout.checkpoint import Checkpoint, named_parameters, policy_parameters
 from rollout.cluster import Cluster
 from rollout.env_states import EnvStates
+from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.errors import OperatorError, RunFailed
 from rollout.events import Event
 from rollout.inbox import Inbox
@@ -168,7 +169,8 @@ class Run:
         if plan.is_lockstep:
             states.put_counts(np.full(plan.num_envs, first_update))
         first_unroll = first_update if plan.is_lockstep else 0
-        shares = Shares(plan.num_envs, first_unroll, plan.is_lockstep, set_aside)
+        group = env.group if isinstance(env, ForeignEnv) else 1
+        shares = Shares(plan.num_envs, first_unroll, plan.is_lockstep, set_aside, group)
         inbox = Inbox(
             run=plan.run,
             schema=plan.schema,

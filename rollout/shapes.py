@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from rollout.envs.batch import state_bytes, state_fields
+from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.layouts import action_layout, observation_layout
 from rollout.envs.registry import AnyEnv
 from rollout.learners.network import (
@@ -60,4 +61,5 @@ def make_schema(env: AnyEnv, unroll_length: int, has_value: bool) -> UnrollSchem
         mask_size=taken.mask_size if hasattr(env, "action_mask") else 0,
         state_bytes=state_bytes(env),
         state_fields=state_fields(env),
+        has_no_ops=isinstance(env, ForeignEnv) and env.has_no_ops,
     )

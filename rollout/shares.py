@@ -54,10 +54,13 @@ class Shares:
         first_unroll: int,
         is_lockstep: bool,
         set_aside: Sequence[int] = (),
+        group: int = 1,
     ) -> None:
+        """group: so many environments, side by side, go to the same actor."""
         self.order = np.setdiff1d(np.arange(num_envs), set_aside)
         self._next_order = self.order
         self._is_lockstep = is_lockstep
+        self._group = group
         self._members: set[int] = set()
         self._open: dict[int, Share] = {}  # by actor
         self._orphans: list[Share] = []  # of actors that are gone; lockstep only
@@ -220,7 +223,10 @@ class Shares:
 
     def _reserve(self) -> None:
         self._open.clear()
-        members = sorted(self._members)[: len(self.order)]
+        num_groups = len(self.order) // self._group
+        members = sorted(self._members)[:num_groups]
         for position, actor in enumerate(members):
-            first, count = share_of(position, len(members), len(self.order))
+            first, count = (
+                self._group * groups for groups in share_of(position, len(members), num_groups)
+            )
             self._reserved[actor] = Share(self._cut.number, first, count, self._cut.first_unroll)

@@ -68,6 +68,7 @@ class SteppingActor:
                 unroll.reward[t],
                 unroll.terminated[t],
                 unroll.truncated[t],
+                unroll.no_op[t] if schema.has_no_ops else None,
             )
             for t in range(schema.unroll_length)
         ]

@@ -1,7 +1,8 @@
-"""Foreign environments by name: what Gymnasium's registry has, a class, or a function."""
+"""Foreign environments by name: of Gymnasium's registry, of other packages, or the user's own."""
 
 import difflib
 import functools
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,79 +10,163 @@ from typing import Any
 import gymnasium
 import msgspec
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from rollout.envs.compiled_env import NO_LIMIT
 from rollout.envs.env_source import EnvSource
 from rollout.envs.errors import EnvError
-from rollout.envs.foreign.foreign_env import ForeignEnv
+from rollout.envs.foreign.extras import NAMESPACES, install, install_hint
+from rollout.envs.foreign.foreign_env import ForeignEnv, takes
+from rollout.envs.foreign.old_gym import OldGymEnv, is_of_old_gym
+from rollout.envs.foreign.parallel_games import is_parallel_env
+from rollout.envs.foreign.wrapping import find_wrapper
 from rollout.envs.import_path import first_on_path
 
-PREFIX = "gymnasium:"  # of ids of Gymnasium's registry
+GYMNASIUM, ENVPOOL, PETTINGZOO = "gymnasium:", "envpool:", "pettingzoo:"
+PREFIXES = (GYMNASIUM, ENVPOOL, PETTINGZOO)
 
 
-def from_registry(source: EnvSource) -> ForeignEnv:
-    """What `gymnasium.make` makes of an id, `gymnasium:CartPole-v1` or `gymnasium:module:ID`."""
-    return _once(source, None, lambda: _from_registry(source))
+def from_package(source: EnvSource) -> ForeignEnv:
+    """What is named `gymnasium:ID`, `envpool:ID` or `pettingzoo:FAMILY.GAME`."""
+    find = {GYMNASIUM: _of_gymnasium, ENVPOOL: _of_envpool, PETTINGZOO: _of_pettingzoo}
+    prefix, _, name = source.id.partition(":")
+    return _once(source, None, lambda: find[f"{prefix}:"](source, name))
 
 
-def _from_registry(source: EnvSource) -> ForeignEnv:
-    gym_id, chosen = source.id.removeprefix(PREFIX), source.max_episode_steps
+def _of_gymnasium(source: EnvSource, gym_id: str) -> ForeignEnv:
+    chosen = source.max_episode_steps
     try:
         with first_on_path(source.folder):
+            if package := NAMESPACES.get(gym_id.partition("/")[0]):
+                importlib.import_module(package)
             spec = gymnasium.spec(gym_id)
     except Exception as error:  # of the package that it names, too
         raise EnvError(f"unknown environment {source.id!r}; {_hint(gym_id, error)}") from error
+    is_vector = source.vectorization_mode == "vector_entry_point"
+    if is_vector and spec.vector_entry_point is None:
+        raise EnvError(
+            f"environment {source.id!r} has no vector environment of its own; leave "
+            "env.vectorization_mode out"
+        )
+    if is_vector:
+        _refuse_limit(source)
     limit = spec.max_episode_steps if chosen is None else _limit(chosen)
     limits = {} if chosen is None else {"max_episode_steps": chosen}
 
     def make(**kwargs: Any) -> Any:
         try:
+            if is_vector:
+                return gymnasium.make_vec(gym_id, vectorization_mode="vector_entry_point", **kwargs)
             return gymnasium.make(gym_id, disable_env_checker=True, **limits, **kwargs)
-        except DependencyNotInstalled as error:
-            raise EnvError(f"environment {source.id!r}: {error}") from error
+        except (DependencyNotInstalled, ModuleNotFoundError) as error:
+            raise EnvError(f"environment {source.id!r}: {error}{install_hint(error)}") from error
 
-    return ForeignEnv(source.id, make, source.params, limit, source.folder)
-
-
-def _limit(chosen: int) -> int | None:
-    return None if chosen == NO_LIMIT else chosen
+    return _foreign(source, make, limit, is_vector)
 
 
 def _hint(env_id: str, error: Exception) -> str:
     if not isinstance(error, UnregisteredEnv):
         said = str(error).partition("\n")[0]
-        return f"{type(error).__name__}: {said}"
+        return f"{type(error).__name__}: {said}{install_hint(error)}"
     known = [known for known in sorted(gymnasium.registry) if not known.startswith("rollout/")]
     near = difflib.get_close_matches(env_id, known, n=3, cutoff=0.6)
     if near:
-        return f"did you mean {' or '.join(f'{PREFIX}{one}' for one in near)}?"
+        return f"did you mean {' or '.join(f'{GYMNASIUM}{one}' for one in near)}?"
     return (
         "an environment that another package registers is named gymnasium:PACKAGE:ID, and the "
         "package has to be installed"
     )
 
 
+def _of_envpool(source: EnvSource, task_id: str) -> ForeignEnv:
+    envpool = _package("envpool", source)
+    known = envpool.list_all_envs()
+    if task_id not in known:
+        near = difflib.get_close_matches(task_id, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(f'{ENVPOOL}{one}' for one in near)}?" if near else ""
+        raise EnvError(f"unknown environment {source.id!r}; {hint or 'EnvPool has none such'}")
+    from rollout.envs.foreign.envpool_env import EnvPoolVectorEnv
+
+    _refuse_limit(source)
+    return _foreign(source, functools.partial(EnvPoolVectorEnv, task_id), None, is_vector=True)
+
+
+def _of_pettingzoo(source: EnvSource, name: str) -> ForeignEnv:
+    _package("pettingzoo", source)
+    _refuse_limit(source)
+    try:
+        make = importlib.import_module(f"pettingzoo.{name}").parallel_env
+    except (ImportError, AttributeError) as error:
+        raise EnvError(
+            f"environment {source.id!r}: {error}{install_hint(error)}; games are named by their "
+            f"modules, such as {PETTINGZOO}butterfly.pistonball_v6"
+        ) from error
+    return _foreign(source, make, None)
+
+
+def _package(name: str, source: EnvSource) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise EnvError(f"environment {source.id!r} needs {name}; {install(name)}") from error
+
+
 def is_maker(value: object) -> bool:
-    """Whether a value makes environments: a class of Gymnasium's, or a function."""
-    is_class = isinstance(value, type) and issubclass(value, gymnasium.Env)
+    """Whether a value may make environments: a class with `step`, or a function."""
+    is_class = isinstance(value, type) and hasattr(value, "step") and hasattr(value, "reset")
     return is_class or inspect.isfunction(value)
 
 
 def from_maker(source: EnvSource, maker: Any) -> ForeignEnv:
-    """What a class or function makes, with `source.params` as its keyword arguments."""
+    """What a class or function makes, with `source.params` as its keyword arguments.
+
+    A VectorEnv, and a function that takes num_envs, is told how many environments an actor has.
+    """
+    is_class = isinstance(maker, type)
+    is_vector = issubclass(maker, VectorEnv) if is_class else takes(maker, "num_envs")
+    if is_vector:
+        _refuse_limit(source)
     limit = None if source.max_episode_steps is None else _limit(source.max_episode_steps)
 
-    @functools.wraps(maker, updated=())  # its signature: whether it takes a render_mode
+    @functools.wraps(maker, updated=())
     def make(**kwargs: Any) -> Any:
         env = maker(**kwargs)
-        if limit is not None and isinstance(env, gymnasium.Env):
-            return TimeLimit(env, limit)
+        if is_of_old_gym(env):
+            env = OldGymEnv(env)
+        if is_parallel_env(env):
+            _refuse_limit(source)
+        return env if limit is None else TimeLimit(env, limit)
+
+    return _once(source, maker, lambda: _foreign(source, make, limit, is_vector))
+
+
+def _limit(chosen: int) -> int | None:
+    return None if chosen == NO_LIMIT else chosen
+
+
+def _refuse_limit(source: EnvSource) -> None:
+    if source.max_episode_steps is not None:
+        raise EnvError(
+            f"env.max_episode_steps={source.max_episode_steps}: {source.id} counts its steps "
+            "itself; set its own limit among env.params"
+        )
+
+
+def _foreign(
+    source: EnvSource, make: Callable[..., Any], limit: int | None, is_vector: bool = False
+) -> ForeignEnv:
+    """What `make` makes, in the wrappers that the source names."""
+    wraps = [find_wrapper(one, source.folder, is_vector) for one in source.wrappers]
+
+    @functools.wraps(make, updated=())  # its signature: whether it takes a render_mode
+    def make_wrapped(**kwargs: Any) -> Any:
+        env = make(**kwargs)
+        for wrap in wraps:
+            env = wrap(env)
         return env
 
-    return _once(
-        source, maker, lambda: ForeignEnv(source.id, make, source.params, limit, source.folder)
-    )
+    return ForeignEnv(source.id, make_wrapped, source.params, limit, source.folder, is_vector)
 
 
 _known: dict[tuple[bytes, int], ForeignEnv] = {}

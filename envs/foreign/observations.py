@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from gymnasium.vector.utils import iterate
 
 from rollout.envs.errors import EnvError
 from rollout.envs.layouts import NUMBERS, observation_layout
@@ -93,6 +94,36 @@ def observation_writer(space: Space) -> Write:
     record = observation_layout(kit_observation_space(space)).record
     write = _writer(space)
     return write if record is None else lambda row, value: write(row.view(record), value)
+
+
+def batch_writer(space: Space, batched: Space) -> Write:
+    """A function (rows, observations) that writes N observations, as a vector environment has them.
+
+    rows: [N, *layout.shape] of the kit's space for `space`; batched: the vector environment's own,
+    for N of them.
+    """
+    if isinstance(space, Box):
+        write_numbers = _numbers_writer(space)
+
+        def write_box(rows: np.ndarray, observations: Any) -> None:
+            given = _array(observations, (len(rows), *space.shape))
+            if given.dtype == space.dtype:
+                rows[...] = given.reshape(rows.shape)
+                return
+            for row, one in zip(rows, given, strict=True):
+                write_numbers(row, one)
+
+        return write_box
+    write = observation_writer(space)
+
+    def write_each(rows: np.ndarray, observations: Any) -> None:
+        try:
+            for row, one in zip(rows, iterate(batched, observations), strict=True):
+                write(row, one)
+        except (TypeError, ValueError, KeyError) as error:
+            raise Misfit(f"is not {len(rows)} of {space}: {error}") from None
+
+    return write_each
 
 
 class Misfit(Exception):

@@ -95,9 +95,12 @@ def test_minibatches_are_shuffled_anew_for_each_seed_update_and_epoch() -> None:
     assert len({order(1, 5, 2), order(2, 5, 2), order(1, 6, 2), order(1, 5, 3)}) == 4
 
 
-def test_rows_that_cannot_be_shared_out_evenly_are_refused() -> None:
-    with pytest.raises(ValueError, match="25 rows are not a multiple of num_minibatches=3"):
-        next(make_reinforce().minibatches(numbered_rows(25), 3, 0, 0))
+@pytest.mark.parametrize(("num_rows", "sizes"), [(24, [8, 8, 8]), (25, [9, 8, 8]), (2, [1, 1])])
+def test_every_row_is_in_one_minibatch_however_many_there_are(num_rows, sizes) -> None:
+    minibatches = list(make_reinforce().minibatches(numbered_rows(num_rows), 3, 0, 0))
+    assert [len(minibatch.action) for minibatch in minibatches] == sizes
+    shared_out = torch.cat([minibatch.action for minibatch in minibatches])
+    assert sorted(shared_out.tolist()) == list(range(num_rows))
 
 
 @pytest.mark.parametrize("max_rows", [1, 7, 10, 20, 64])

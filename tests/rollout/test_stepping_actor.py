@@ -11,7 +11,8 @@ import pytest
 from rollout.acting import UnrollActor, read_only
 from rollout.envs import EnvError, Envs, Outcome, find_env
 from rollout.envs.foreign.foreign_env import ForeignEnv
-from rollout.envs.foreign.foreign_envs import EpisodeEnd, ForeignEnvs
+from rollout.envs.foreign.foreign_envs import EpisodeEnd
+from rollout.envs.foreign.looped_envs import LoopedEnvs
 from rollout.envs.foreign.observations import kit_observation_space, observation_writer
 from rollout.envs.layouts import observation_layout
 from rollout.envs.philox import CLOCK, RESET, philox
@@ -39,7 +40,9 @@ class Stepped:
     def snapshot(self) -> bytes:
         return self._envs.snapshot()
 
-    def step(self, action, observation, reward, terminated, truncated, t=0) -> list[EpisodeEnd]:
+    def step(
+        self, action, observation, reward, terminated, truncated, no_op=None, t=0
+    ) -> list[EpisodeEnd]:
         out, space = self._outcome, self.env.action_space
         if isinstance(space, gymnasium.spaces.Box):
             action = np.clip(action, space.low, space.high)
@@ -138,7 +141,7 @@ def twin(make, unroll, schema, first_env: int, seed: int) -> None:
 def test_unroll_is_what_gymnasium_gives_step_by_step(make):
     env = ForeignEnv("mine", make)
     network, schema = make_policy(env, 40)
-    actor = SteppingActor(ForeignEnvs(env, 3, 5, first_env=2), network, schema)
+    actor = SteppingActor(LoopedEnvs(env, 3, 5, first_env=2), network, schema)
     actor.act(read_only(initial_parameters(network, 0)))
     unroll = actor.buffer.unroll()
     assert len(unroll.episode_t) > 0
@@ -150,7 +153,7 @@ def test_next_unroll_goes_on_where_the_last_ended():
     network, schema = make_policy(env, 7)
     weights = read_only(initial_parameters(network, 0))
     _, long = make_policy(env, 21)
-    pieces, whole = (SteppingActor(ForeignEnvs(env, 3, 5), network, one) for one in (schema, long))
+    pieces, whole = (SteppingActor(LoopedEnvs(env, 3, 5), network, one) for one in (schema, long))
     whole.act(weights)
     wanted = whole.buffer.unroll().observation
     for k in range(3):
@@ -163,15 +166,15 @@ def test_next_unroll_goes_on_where_the_last_ended():
 def test_environments_that_are_taken_over_begin_their_next_episode():
     env = ForeignEnv("mine", Walk)
     network, schema = make_policy(env, 5)
-    actor = SteppingActor(ForeignEnvs(env, 4, 5, first_env=3), network, schema)
+    actor = SteppingActor(LoopedEnvs(env, 4, 5, first_env=3), network, schema)
     actor.act(read_only(initial_parameters(network, 0)))
     before = actor.envs.clocks.copy()
-    other, position = ForeignEnvs(env, 4, 0, begin=False), np.zeros(1, np.int64)
+    other, position = LoopedEnvs(env, 4, 0, begin=False), np.zeros(1, np.int64)
     other.restore(actor.envs.snapshot(), position, 5)
     assert (other.clocks["episode"] == before["episode"] + (before["t"] > 0)).all()
     assert (other.clocks["t"] == 0).all() and (other.clocks["env"] == range(3, 7)).all()
     assert position[0] == 15
-    again = ForeignEnvs(env, 4, 0, begin=False)
+    again = LoopedEnvs(env, 4, 0, begin=False)
     again.restore(other.snapshot())
     np.testing.assert_array_equal(again.observation(), other.observation())
 
@@ -196,7 +199,7 @@ def test_what_cannot_be_is_named_with_its_place(how, said):
     env = ForeignEnv("mine", Walk, {"how": how, "goal": 100.0})
     network, schema = make_policy(env, 6)
     position = np.zeros(1, np.int64)
-    actor = SteppingActor(ForeignEnvs(env, 2, 5), network, schema, position)
+    actor = SteppingActor(LoopedEnvs(env, 2, 5), network, schema, position)
     with pytest.raises(EnvError) as caught:
         actor.act(read_only(initial_parameters(network, 0)))
     assert str(caught.value).startswith("mine: ") and said in str(caught.value)
@@ -217,7 +220,7 @@ def test_environment_never_gets_actions_that_a_nan_has_led_to():
     env = ForeignEnv("mine", Lost)
     network, schema = make_policy(env, 6)
     position = np.zeros(1, np.int64)
-    actor = SteppingActor(ForeignEnvs(env, 1, 5), network, schema, position)
+    actor = SteppingActor(LoopedEnvs(env, 1, 5), network, schema, position)
     with pytest.raises(EnvError, match="mine: observation is nan, wanted a finite number"):
         actor.act(read_only(initial_parameters(network, 0)))
     assert position[0] == 2
@@ -226,7 +229,7 @@ def test_environment_never_gets_actions_that_a_nan_has_led_to():
 def test_error_of_an_environment_is_its_own():
     env = ForeignEnv("mine", Walk, {"how": "raise", "goal": 100.0})
     network, schema = make_policy(env, 6)
-    actor = SteppingActor(ForeignEnvs(env, 2, 5), network, schema)
+    actor = SteppingActor(LoopedEnvs(env, 2, 5), network, schema)
     with pytest.raises(RuntimeError, match=r"^the walker fell$"):
         actor.act(read_only(initial_parameters(network, 0)))
 
@@ -234,13 +237,13 @@ def test_error_of_an_environment_is_its_own():
 def test_reset_that_returns_no_pair_is_named():
     env = ForeignEnv("mine", Walk, {"how": "reset"})
     with pytest.raises(EnvError, match=r"mine: reset returned dict, wanted \(observation, info\)"):
-        ForeignEnvs(env, 1, 0)
+        LoopedEnvs(env, 1, 0)
 
 
 def test_weights_of_another_network_are_refused():
     env = ForeignEnv("mine", Reach)
     network, schema = make_policy(env, 2)
-    actor = SteppingActor(ForeignEnvs(env, 1, 0), network, schema)
+    actor = SteppingActor(LoopedEnvs(env, 1, 0), network, schema)
     for wrong in (np.zeros(3, np.float32), np.zeros(network.num_parameters)):
         with pytest.raises(ValueError, match="weights are float"):
             actor.act(wrong)

@@ -1,0 +1,50 @@
+"""Environments with the interface of the old package gym, by today's calls.
+
+Then, `reset()` returned an observation, `seed(seed)` seeded, and `step` returned four values.
+"""
+
+from typing import Any, TypeGuard
+
+import gymnasium
+
+
+def is_of_old_gym(env: Any) -> TypeGuard[Any]:
+    """Whether it has what environments have, without being one of Gymnasium's."""
+    if isinstance(env, gymnasium.Env) or hasattr(env, "possible_agents"):
+        return False
+    return all(
+        hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")
+    )
+
+
+class OldGymEnv(gymnasium.Env):
+    """One such environment. Of an end, `info["TimeLimit.truncated"]` says whether it is by time."""
+
+    def __init__(self, env: Any) -> None:
+        self.old = env
+        self.__doc__ = env.__doc__
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self.metadata = dict(getattr(env, "metadata", None) or {})
+
+    def __repr__(self) -> str:
+        return f"OldGymEnv({self.old!r})"
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None and hasattr(self.old, "seed"):
+            self.old.seed(seed)
+        answer = self.old.reset()
+        is_new = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)
+        return answer if is_new else (answer, {})
+
+    def step(self, action: Any) -> Any:
+        answer = self.old.step(action)
+        if not (isinstance(answer, tuple) and len(answer) == 4):
+            return answer
+        observation, reward, done, info = answer
+        is_by_time = bool(done) and bool(info.get("TimeLimit.truncated", False))
+        return observation, reward, bool(done) and not is_by_time, is_by_time, info
+
+    def close(self) -> None:
+        if hasattr(self.old, "close"):
+            self.old.close()
