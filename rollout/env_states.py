@@ -28,9 +28,17 @@ class EnvStates:
     """
 
     def __init__(
-        self, num_envs: int, state_bytes: int, seed: int, has_hidden_state: bool = False
+        self,
+        num_envs: int,
+        state_bytes: int,
+        seed: int,
+        has_hidden_state: bool = False,
+        length_at: int | None = None,
     ) -> None:
-        """All environments at the beginning of episode 0."""
+        """All environments at the beginning of episode 0.
+
+        length_at: where in a state four bytes say how much of it was saved; None if all always is.
+        """
         self.newest = np.zeros((num_envs, state_bytes), np.uint8)
         self._clocks(self.newest)["env"] = np.arange(num_envs)
         self._clocks(self.newest)["seed"] = seed
@@ -38,7 +46,7 @@ class EnvStates:
         self.num_unrolls = np.zeros(num_envs, np.int64)
         self.num_trained = np.zeros(num_envs, np.int64)
         self._cut = np.full(num_envs, NOT_GIVEN)  # of the share in which it was last given
-        self._has_hidden_state = has_hidden_state
+        self._has_hidden_state, self._length_at = has_hidden_state, length_at
         self.episodes_lost: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -60,8 +68,9 @@ class EnvStates:
         cut: of the share in which they are given.
         """
         states = self.newest[envs].tobytes()
-        if self._has_hidden_state:
-            self._restart(envs, cut)
+        hiding = envs[self._are_hidden(envs)]
+        if hiding.size:
+            self._restart(hiding, cut)
         self._cut[envs] = cut
         return states
 
@@ -94,6 +103,13 @@ class EnvStates:
         """The batch has been trained on."""
         self.trained[batch.env] = batch.env_state
         np.add.at(self.num_trained, batch.env, 1)  # an environment may be there twice
+
+    def _are_hidden(self, envs: np.ndarray) -> np.ndarray:
+        """Whose states are clocks and no more: of most environments all, or none."""
+        if self._length_at is None:
+            return np.full(len(envs), self._has_hidden_state)
+        lengths = self.newest[envs, self._length_at : self._length_at + 4]
+        return np.logical_not(lengths.any(axis=1))
 
     def _restart(self, envs: np.ndarray, cut: int) -> None:
         """Environments with hidden state were handed on: an episode that was under way is lost."""

@@ -65,12 +65,17 @@ def play_episodes(
     episodes. Raises EnvError if an episode does not end.
     """
     seed = evaluation_seed(policy.experiment.seed, number)
-    chunk = FOREIGN_CHUNK if isinstance(policy.env, ForeignEnv) else CHUNK
+    chunk, group = CHUNK, 1
+    if isinstance(policy.env, ForeignEnv):
+        group = policy.env.group
+        chunk = -(-FOREIGN_CHUNK // group) * group
+    played = -(-num_episodes // group) * group  # whole games
     parts = [
-        _play_chunk(policy, first, min(chunk, num_episodes - first), deterministic, seed)
-        for first in range(0, num_episodes, chunk)
+        _play_chunk(policy, first, min(chunk, played - first), deterministic, seed)
+        for first in range(0, played, chunk)
     ]
-    return Episodes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    columns = (np.concatenate(column)[:num_episodes] for column in zip(*parts, strict=True))
+    return Episodes(*columns)
 
 
 def _play_chunk(

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from rollout.envs.env_source import EnvSource, VectorizationMode
 from rollout.errors import ConfigError
-from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
+from rollout.experiment_errors import Key, Wanted, problems_of, show_key
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
 from rollout.experiment_rules import MAX_UNROLL_LENGTH, broken_rules, resolve_params
 from rollout.learners.ppo_settings import PpoSettings
@@ -411,8 +411,14 @@ def leaves(table: Mapping[str, Any], at: KeyPath = ()) -> Iterator[tuple[KeyPath
 
 
 def _assignment(key: str, value: Any) -> str:
-    line = tomli_w.dumps({key: value}).strip()
-    if isinstance(value, list | tuple):  # tomli_w writes one element per line
-        items = ", ".join(show_value(item) for item in value)
-        line = f"{key} = [{items}]"
-    return line
+    name = tomli_w.dumps({key: 0}).removesuffix(" = 0\n")
+    return f"{name} = {_inline(value)}"
+
+
+def _inline(value: Any) -> str:
+    """A value in TOML, on one line; tomli_w writes one element per line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(_assignment(key, inner) for key, inner in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_inline, value))}]"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()

@@ -147,7 +147,12 @@ class Run:
         plan, fleet = self._plan, self._experiment.fleet
         memory = allocate_pinned if network.device.type == "cuda" else allocate
         env = self._experiment.env.find()
-        states = EnvStates(plan.num_envs, plan.schema.state_bytes, plan.seed, env.has_hidden_state)
+        length_at, group = None, 1
+        if isinstance(env, ForeignEnv):
+            length_at, group = None if env.has_hidden_state else env.length_at, env.group
+        states = EnvStates(
+            plan.num_envs, plan.schema.state_bytes, plan.seed, env.has_hidden_state, length_at
+        )
         account = Account(fleet.window)
         first_update, set_aside = 0, []
         if self._resumption is not None:
@@ -169,7 +174,6 @@ class Run:
         if plan.is_lockstep:
             states.put_counts(np.full(plan.num_envs, first_update))
         first_unroll = first_update if plan.is_lockstep else 0
-        group = env.group if isinstance(env, ForeignEnv) else 1
         shares = Shares(plan.num_envs, first_unroll, plan.is_lockstep, set_aside, group)
         inbox = Inbox(
             run=plan.run,

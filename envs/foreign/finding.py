@@ -17,7 +17,7 @@ from rollout.envs.compiled_env import NO_LIMIT
 from rollout.envs.env_source import EnvSource
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.extras import NAMESPACES, install, install_hint
-from rollout.envs.foreign.foreign_env import ForeignEnv, takes
+from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.old_gym import OldGymEnv, is_of_old_gym
 from rollout.envs.foreign.parallel_games import is_parallel_env
 from rollout.envs.foreign.wrapping import find_wrapper
@@ -124,7 +124,7 @@ def from_maker(source: EnvSource, maker: Any) -> ForeignEnv:
     A VectorEnv, and a function that takes num_envs, is told how many environments an actor has.
     """
     is_class = isinstance(maker, type)
-    is_vector = issubclass(maker, VectorEnv) if is_class else takes(maker, "num_envs")
+    is_vector = issubclass(maker, VectorEnv) if is_class else _names_num_envs(maker)
     if is_vector:
         _refuse_limit(source)
     limit = None if source.max_episode_steps is None else _limit(source.max_episode_steps)
@@ -139,6 +139,10 @@ def from_maker(source: EnvSource, maker: Any) -> ForeignEnv:
         return env if limit is None else TimeLimit(env, limit)
 
     return _once(source, maker, lambda: _foreign(source, make, limit, is_vector))
+
+
+def _names_num_envs(maker: Callable[..., Any]) -> bool:
+    return "num_envs" in inspect.signature(maker).parameters
 
 
 def _limit(chosen: int) -> int | None:

@@ -82,7 +82,7 @@ class ForeignEnv:
         self.__doc__ = env.unwrapped.__doc__
         self.gym_observation_space, self.gym_action_space = env.observation_space, env.action_space
         has_mode = PICTURES in (env.metadata.get("render_modes") or ())
-        self.renders = has_mode and takes(self._make, "render_mode")
+        self.renders = has_mode and _takes(self._make, "render_mode")
         self.is_seeded_once = type(env.unwrapped).__module__ == "ale_py.env"  # 0.2 s each time
         _check_reset(env)
 
@@ -160,6 +160,13 @@ class ForeignEnv:
         room = self._saving[0]
         return self.state_record(room).itemsize if room else philox.CLOCK.itemsize
 
+    @property
+    def length_at(self) -> int:
+        """Where in a saved state, in bytes, its length is; 0 there says that none was saved."""
+        fields = self.state_record(0).fields
+        assert fields is not None
+        return fields["length"][1]
+
     def state_dtype(self, state_bytes: int) -> np.dtype:
         """What is in a part of a snapshot of so many bytes: a clock, or more."""
         if state_bytes == philox.CLOCK.itemsize:
@@ -182,14 +189,14 @@ class ForeignEnv:
 _MODES = [str(mode) for mode in AutoresetMode]
 
 
-def takes(function: Callable[..., Any], keyword: str) -> bool:
+def _takes(function: Callable[..., Any], keyword: str) -> bool:
     """Whether a function takes a keyword argument of this name."""
     parameters = inspect.signature(function).parameters.values()
     return any(one.name == keyword or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def _check_reset(env: gymnasium.Env) -> None:
-    if not takes(env.unwrapped.reset, "seed"):
+    if not _takes(env.unwrapped.reset, "seed"):
         parameters = inspect.signature(env.unwrapped.reset).parameters.values()
         file = inspect.getsourcefile(type(env.unwrapped))
         raise EnvError(

@@ -154,6 +154,9 @@ class ForeignEnvs(ABC):
         self._t[i] = self._returns[i] = 0
         return end
 
+    def _say_place(self, i: int, t: int) -> None:
+        self.position[0] = i * self._stride + t
+
     def _seed(self, i: int) -> int:
         """Of the episode that the clock of environment i names: drawn for (environment, episode),
         so that it begins alike wherever it is acted.
@@ -169,7 +172,7 @@ class ForeignEnvs(ABC):
         except (TypeError, ValueError):
             pairs = enumerate(rewards) if isinstance(rewards, list) else [(0, rewards)]
             i, wrong = next((pair for pair in pairs if not _is_number(pair[1])), (0, rewards))
-            self.position[0] = i * self._stride + t
+            self._say_place(i, t)
             raise EnvError(
                 f"{self.env.__name__}: the reward is {wrong!r}, wanted a number"
             ) from None

@@ -77,7 +77,7 @@ class LoopedEnvs(ForeignEnvs):
                 self._t[i] = self._returns[i] = 0
                 self._begin(i)
                 continue
-            self.position[0] = i * self._stride
+            self._say_place(i, 0)
             self._shown[i] = states["shown"][i]
             self._is_seeded[i] = True
             try:
@@ -120,7 +120,7 @@ class LoopedEnvs(ForeignEnvs):
 
     def _begin(self, i: int, t: int = 0) -> None:
         """Begin the episode that the clock of environment i names."""
-        self.position[0] = i * self._stride + t
+        self._say_place(i, t)
         if self.env.is_seeded_once and self._is_seeded[i]:
             answer = self._envs[i].reset()
         else:

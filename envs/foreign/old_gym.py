@@ -10,7 +10,8 @@ import gymnasium
 
 def is_of_old_gym(env: Any) -> TypeGuard[Any]:
     """Whether it has what environments have, without being one of Gymnasium's."""
-    if isinstance(env, gymnasium.Env) or hasattr(env, "possible_agents"):
+    is_new = isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv)
+    if is_new or hasattr(env, "possible_agents"):
         return False
     return all(
         hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")

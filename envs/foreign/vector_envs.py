@@ -58,8 +58,12 @@ class VectorEnvs(ForeignEnvs):
     def close(self) -> None:
         self._env.close()
 
+    def _say_place(self, i: int, t: int) -> None:
+        """No one knows which of them is under way."""
+        self.position[0] = -2 - t
+
     def _begin_all(self) -> None:
-        self.position[0] = -2
+        self._say_place(0, 0)
         self._t[:] = self._returns[:] = 0
         self._is_over[:] = False
         self._reset([self._seed(i) & LARGEST_SEED for i in range(self.num_envs)])
@@ -89,7 +93,7 @@ class VectorEnvs(ForeignEnvs):
         name, single = self.env.__name__, self.env.gym_action_space
         batch = create_empty_array(single, self.num_envs)
         batch = concatenate(single, self._read(action), batch)
-        self.position[0] = -2 - t
+        self._say_place(0, t)
         shown, rewards, terminated, truncated, infos = five_values(self._env.step(batch), name)
         try:
             self._write(observation, shown)
@@ -140,7 +144,7 @@ class VectorEnvs(ForeignEnvs):
             return
         mask = np.zeros(self.num_envs, np.bool_)
         mask[envs] = True
-        self.position[0] = -2 - t
+        self._say_place(0, t)
         self._put_first(self._env.reset(options={"reset_mask": mask}))
 
 

@@ -276,3 +276,24 @@ def test_explained_variance_is_1_when_perfect_and_0_for_a_constant() -> None:
     assert explained_variance(return_, return_) == 1.0
     assert explained_variance(torch.full((4,), 3.0), return_) == pytest.approx(0.0)
     assert explained_variance(return_, torch.ones(4)) == 0.0, "equal returns explain nothing"
+
+
+def test_steps_that_are_none_do_not_reach_the_loss() -> None:
+    """Whatever stands in their rows: the update is the same in every bit."""
+
+    def update(rubbish: float) -> np.ndarray:
+        ppo = make_ppo(update_epochs=2, num_minibatches=3)
+        batch = make_batch(ppo, 40, 6)
+        ended = batch.terminated | batch.truncated
+        no_op = np.zeros_like(ended)
+        for t in range(1, 40):  # one after an end, as in NEXT_STEP; or some, of an agent that waits
+            no_op[t] = ~ended[t] & (ended[t - 1] | (no_op[t - 1] & (np.arange(6) % 2 > 0)))
+        assert 5 < np.count_nonzero(no_op) < 200
+        batch.no_op = no_op
+        for rows in (batch.observation[:-1], batch.reward, batch.behavior_log_prob):
+            rows[no_op] = rubbish
+        batch.action[no_op] = 0
+        ppo.update(batch, 0, fraction_done=0.0)
+        return ppo.network.flat.detach().numpy().copy()
+
+    np.testing.assert_array_equal(update(0.0), update(1e6))

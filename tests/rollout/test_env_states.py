@@ -55,10 +55,11 @@ def clocks(states: np.ndarray) -> np.ndarray:
     return head.view(CLOCK)[:, 0].copy()
 
 
-def slow_clock(episode: int, t: int, terminated: np.ndarray, truncated: np.ndarray):
+def slow_clock(episode: int, t: int, terminated, truncated, no_op=None):
     """Where one environment stands after these steps, one at a time."""
-    for ends in zip(terminated.tolist(), truncated.tolist(), strict=True):
-        t += 1
+    no_op = np.zeros_like(terminated) if no_op is None else no_op
+    for *ends, is_none in zip(terminated.tolist(), truncated.tolist(), no_op, strict=True):
+        t += not is_none
         if any(ends):
             episode, t = episode + 1, 0
     return episode, t
@@ -117,11 +118,11 @@ def test_clocks_are_those_of_counting_step_by_step(case, num_unrolls, N, T):
 
 
 @settings(max_examples=200, deadline=None)
-@given(data=st.data(), N=st.integers(1, 4), T=st.integers(1, 6))
-def test_unroll_is_let_in_exactly_if_its_clocks_are_those_of_its_rows(data, N, T):
+@given(data=st.data(), N=st.integers(1, 4), T=st.integers(1, 6), has_no_ops=st.booleans())
+def test_unroll_is_let_in_exactly_if_its_clocks_are_those_of_its_rows(data, N, T, has_no_ops):
     """Against the slow twin, for rows and clocks that no environment would make."""
     random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    share = UnrollSchema(T, (1,), "<f4", (), "<i4", False, CLOCK.itemsize)
+    share = UnrollSchema(T, (1,), "<f4", (), "<i4", False, CLOCK.itemsize, has_no_ops=has_no_ops)
     states = EnvStates(N, CLOCK.itemsize, SEED)
     before = np.zeros(N, CLOCK)
     before["seed"], before["env"] = SEED, np.arange(N)
@@ -130,10 +131,14 @@ def test_unroll_is_let_in_exactly_if_its_clocks_are_those_of_its_rows(data, N, T
 
     unroll = Unroll.view(share, bytearray(share.size_bytes(N, 0, 0)), N, 0, 0)
     unroll.terminated[:], unroll.truncated[:] = random.random((2, T, N)) < 0.25
+    if has_no_ops:
+        ended = unroll.terminated | unroll.truncated
+        unroll.no_op[:] = ~ended & (random.random((T, N)) < 0.4)
     after, is_right = before.copy(), True
     for i in range(N):
         place = (int(before["episode"][i]), int(before["t"][i]))
-        right = slow_clock(*place, unroll.terminated[:, i], unroll.truncated[:, i])
+        no_op = unroll.no_op[:, i] if has_no_ops else None
+        right = slow_clock(*place, unroll.terminated[:, i], unroll.truncated[:, i], no_op)
         off = data.draw(st.sampled_from([(0, 0)] * 8 + [(0, 1), (1, 0), (0, T), (1, -1)]))
         found = (right[0] + off[0], max(0, right[1] + off[1]))
         after["episode"][i], after["t"][i] = found
@@ -303,3 +308,17 @@ def test_states_that_are_not_hidden_are_given_and_nothing_is_lost():
     assert states.give(np.arange(2), cut=1) == before.tobytes()
     np.testing.assert_array_equal(states.newest, before)
     assert states.episodes_lost.total() == 0
+
+
+def test_only_those_whose_state_was_not_saved_begin_anew():
+    """length_at: where a state says how much of it was saved."""
+    size = CLOCK.itemsize + 4
+    states = EnvStates(3, size, SEED, length_at=CLOCK.itemsize)
+    given = np.zeros((3, size), np.uint8)
+    np.ndarray(3, CLOCK, given, strides=(size,))["t"] = [5, 5, 0]
+    given[0, CLOCK.itemsize + 1] = 1  # 256 bytes
+    states.put(given)
+    states.give(np.arange(3), cut=1)
+    after = clocks(states.newest)
+    assert after["t"].tolist() == [5, 0, 0] and after["episode"].tolist() == [0, 1, 0]
+    assert sum(states.episodes_lost.values()) == 1

@@ -54,6 +54,8 @@ def test_smallest_experiment_has_the_documented_defaults(write):
             "id": "CartPole-v1",
             "num_envs": 64,
             "max_episode_steps": None,
+            "vectorization_mode": "sync",
+            "wrappers": (),
             "params": {"force": 10.0},
         },
         "fleet": {
@@ -335,7 +337,13 @@ def test_resolved_copy_loads_back_to_an_equal_experiment(tmp_path_factory, table
 def test_resolved_copy_names_everything_that_has_a_value():
     experiment = Experiment.from_dict(SMALLEST, ["fleet.num_actors=1"])
     tables = tomllib.loads(resolved_toml(experiment))
-    assert tables["env"] == {"id": "CartPole-v1", "num_envs": 64, "params": {"force": 10.0}}
+    assert tables["env"] == {
+        "id": "CartPole-v1",
+        "num_envs": 64,
+        "vectorization_mode": "sync",
+        "wrappers": [],
+        "params": {"force": 10.0},
+    }
     assert tables["fleet"]["num_actors"] == 1
     assert tables["stop"] == {"env_steps": 1000}
     assert "target_kl" not in tables["algorithm"]

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rollout import api, load_policy
+from rollout import api, cli, load_policy
 from rollout.envs.errors import EnvError
 from rollout.errors import ConfigError
 from rollout.evaluation import play_episodes, write_video
 from rollout.experiment import as_experiment
 from rollout.run_directory import RunDirectory
+from tests.envs import foreign_samples
 from tests.envs import gymnasium_samples as samples
 
 WALK = f"{samples.__name__}:Walk"
@@ -237,3 +238,53 @@ def test_params_of_any_kind_travel_through_an_experiment_file(tmp_path):
     assert found.make().marks == [1, [2.5, "b"]]  # pyright: ignore
     assert experiment.env.find() is found, "it is made once to see its spaces"
     assert as_experiment(tables(WALK, goal=5.0)).env.find() is not found
+
+
+# Environments that save their states, vector environments and games, in the fleet
+
+DRIFT = f"{foreign_samples.__name__}:Drift"
+
+
+def test_saved_states_make_recovery_and_resume_exact(start, train, places):
+    """Killed, resumed, cut otherwise: the same bits, and no episode lost."""
+    small = (f"env.id={DRIFT}", "env.num_envs=6", "fleet.unroll_length=16", "seed=3")
+    whole = train(DRIFT, "seed=3", "fleet.num_actors=1", "stop.env_steps=12000").summary
+    command = start(*small, "fleet.num_actors=2", "stop.env_steps=6000", "network.hidden_sizes=[8]")
+    command.wait_update(3)
+    for _ in range(3):
+        os.kill(places.pids("rollout-actor")[0], signal.SIGKILL)
+        command.wait_update(command.last_update() + 5)
+    assert command.wait() == 0, command.said()
+    resumed = api.train(None, ["stop.env_steps=12000", "fleet.num_actors=3"], resume=command.run)
+    assert resumed.summary.params_digest == whole.params_digest
+    assert resumed.summary.ledger.balance == 0
+    assert not any(resumed.summary.episodes_lost.values())
+
+
+def test_run_with_saved_states_can_be_replayed(train):
+    result = train(DRIFT, "fleet.mode=async")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["replay", str(result.run_dir)])
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("mode", ["SameStep", pytest.param("NextStep", marks=pytest.mark.slow)])
+def test_vector_environments_give_the_same_with_any_number_of_actors(train, mode):
+    vector = f"{foreign_samples.__name__}:make_vector"
+    results = [train(vector, f"fleet.num_actors={n}", mode=mode).summary for n in (1, 4)]
+    assert len({result.params_digest for result in results}) == 1
+    assert all(result.ledger.balance == 0 and result.episode_return_mean for result in results)
+
+
+def test_games_are_shared_out_whole(train):
+    race = f"{foreign_samples.__name__}:Race"
+    results = [train(race, f"fleet.num_actors={n}", "env.num_envs=12").summary for n in (1, 4)]
+    assert len({result.params_digest for result in results}) == 1
+    assert all(result.ledger.balance == 0 and result.episode_return_mean for result in results)
+    policy = load_policy(train(race, "fleet.num_actors=5", "env.num_envs=12").run_dir)
+    assert len(play_episodes(policy, 4, True).returns) == 4
+
+
+def test_games_that_do_not_fit_are_refused(train):
+    with pytest.raises(EnvError, match=r"env.num_envs=7 is no multiple of 3, the agents of"):
+        train(f"{foreign_samples.__name__}:Race", "env.num_envs=7")
