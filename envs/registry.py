@@ -8,8 +8,8 @@ from typing import Any, TypeGuard
 
 import gymnasium
 
+from rollout.env_source import EnvSource
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.env_source import EnvSource
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.finding import PREFIXES, from_maker, from_package, is_maker
 from rollout.envs.foreign.foreign_env import ForeignEnv

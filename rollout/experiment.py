@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tomli_w
 from pydantic import AfterValidator, Field, ValidationError
 
-from rollout.envs.env_source import EnvSource, VectorizationMode
+from rollout.env_source import EnvSource, VectorizationMode
 from rollout.errors import ConfigError
 from rollout.experiment_errors import Key, Wanted, problems_of, show_key
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers

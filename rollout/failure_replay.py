@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rollout.envs import env_source
+from rollout.envs import philox
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.philox import CLOCK
@@ -197,7 +197,7 @@ def _place(outcome: Outcome) -> tuple[Any, ...]:
 
 def _authored(error_traceback: types.TracebackType | None) -> types.TracebackType | None:
     """The part of a traceback that is an author's: what our loops call, without our helpers."""
-    here, kit = (Path(file).resolve().parent for file in (__file__, env_source.__file__))
+    here, kit = (Path(file).resolve().parent for file in (__file__, philox.__file__))
     ours = {str(folder / name) for folder in (here, kit) for name in _AROUND}
     helpers = {str(kit / name) for name in _BELOW}
 

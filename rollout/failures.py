@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import safetensors.numpy
 
-from rollout.envs.env_source import EnvSource
+from rollout.env_source import EnvSource
 from rollout.envs.philox import CLOCK
 from rollout.errors import OperatorError, RunFailed
 from rollout.learners.network import OBSERVATION, NetworkSpec

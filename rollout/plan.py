@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from rollout.envs.env_source import EnvSource
+from rollout.env_source import EnvSource
 from rollout.learners.network import NetworkSpec
 from rollout.learners.unroll import UnrollSchema
 

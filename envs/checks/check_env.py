@@ -41,18 +41,31 @@ def check_env(
     ):
         if not (isinstance(value, int | np.integer) and low <= value < stop):
             raise EnvError(f"{name}={value!r}, wanted an integer from {low} to {stop - 1}")
+    # In another process, where nothing is compiled yet.
+    arguments = (env, params, int(seed), int(num_steps), hang_s)
+    return report_from(_checks, arguments, env.__qualname__, on_progress)
+
+
+def report_from(
+    checks: Callable[..., Iterator[Any]],
+    arguments: tuple[Any, ...],
+    subject: str,
+    on_progress: Callable[[str | Check], None],
+) -> CheckReport:
+    """What `checks` finds in a process of its own, which may crash or hang.
+
+    It yields the names of all checks, and then for each its name, and what it found, as a dict.
+    """
     names: list[str] = []
-    checks: list[Check] = []
+    found_checks: list[Check] = []
 
     def add(check: Check) -> None:
-        checks.append(check)
+        found_checks.append(check)
         on_progress(check)
 
-    # A process of its own, which may crash or hang, and where nothing is compiled yet.
-    arguments = (env, params, int(seed), int(num_steps), hang_s)
     try:
         with contextlib.closing(
-            in_fresh_process(_checks, *arguments, silence_s=SILENCE_S)
+            in_fresh_process(checks, *arguments, silence_s=SILENCE_S)
         ) as values:
             for found in values:
                 if isinstance(found, list):
@@ -62,12 +75,12 @@ def check_env(
                 else:
                     add(Check(**found | {"status": Status(found["status"])}))
     except ProcessFailed as error:
-        name = names[len(checks)] if names else "process"
+        name = names[len(found_checks)] if names else "process"
         add(failed(str(error)).named(name))
-    last = checks[-1].name
-    for name in names[len(checks) :]:
+    last = found_checks[-1].name
+    for name in names[len(found_checks) :]:
         add(not_tried(last).named(name))
-    return CheckReport(env.__qualname__, tuple(checks))
+    return CheckReport(subject, tuple(found_checks))
 
 
 def _checks(*arguments: Any) -> Iterator[Any]:

@@ -13,8 +13,8 @@ from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TimeLimit
 
+from rollout.env_source import EnvSource
 from rollout.envs.compiled_env import NO_LIMIT
-from rollout.envs.env_source import EnvSource
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.extras import NAMESPACES, install, install_hint
 from rollout.envs.foreign.foreign_env import ForeignEnv

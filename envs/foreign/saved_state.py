@@ -104,6 +104,12 @@ def _atari_layer(env: Any) -> Layer | None:
     module = sys.modules.get("ale_py")
     if module is None or not isinstance(env, module.env.AtariEnv):
         return None
+    repeats = env.ale.getFloat("repeat_action_probability")
+    if repeats > 0:
+        raise NotPlain(
+            "ale-py does not save which action was the last one, that may be repeated; "
+            f"repeat_action_probability is {repeats:g}, with 0 states are exact"
+        )
     emulator = Layer(
         lambda: env.ale.cloneState(include_rng=True).serialize(),
         lambda saved: env.ale.restoreState(module.ALEState(saved)),

@@ -26,17 +26,21 @@ class Trial:
         self._random = np.random.default_rng(seed)
         self._layout = action_layout(envs.env.action_space)
 
-    def step(self) -> tuple[np.ndarray, ...]:
-        """One step; all that came of it: observation, reward, terminated, truncated, no_op."""
+    def step(self, action: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """One step; all that came of it: observation, reward, terminated, truncated, no_op.
+
+        action: by default drawn.
+        """
         N = self.envs.num_envs
         observation, reward = np.zeros_like(self.envs.observation()), np.zeros(N, np.float32)
         terminated, truncated, no_op = np.zeros((3, N), np.bool_)
         came = observation, reward, terminated, truncated, no_op
-        self.envs.step(self._action(), *came)
+        self.envs.step(self.draw(N) if action is None else action, *came)
         return came
 
-    def _action(self) -> np.ndarray:
-        layout, shape = self._layout, (self.envs.num_envs, *self._layout.shape)
+    def draw(self, num_envs: int) -> np.ndarray:
+        """Actions [num_envs, …], any that may be."""
+        layout, shape = self._layout, (num_envs, *self._layout.shape)
         if layout.choices:
             limits = np.reshape(layout.choices, layout.shape or ())
             return self._random.integers(limits, size=shape).astype(layout.dtype)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import sys
 import time
 import tomllib
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollout.commands.arguments import AsJson
+from rollout.env_source import EnvSource
 
 if TYPE_CHECKING:
     from rollout.envs.checks.check_report import Check, CheckReport
@@ -25,7 +27,8 @@ def check_env(
         str,
         typer.Argument(
             metavar="ENV",
-            help="A bundled id, or package.module:Name, looked for in this folder first.",
+            help="A bundled id, package.module:Name, looked for in this folder first, "
+            "gymnasium:ID, or an experiment file.",
             show_default=False,
         ),
     ],
@@ -48,7 +51,8 @@ def check_env(
 
     Whether it compiles, keeps inside its arrays and spaces, gives the same bits twice, split
     differently, from a snapshot and in plain Python, ends its episodes, and how fast it is. What is
-    wrong is named with its file and line, and the environment, episode and step.
+    wrong is named with its file and line, and the environment, episode and step. Of one of
+    Gymnasium's: which of these powers it has, such as a state that can be saved.
 
     Exit status: 0 if no check fails, 1 if one does, 2 if there is no such environment or param.
 
@@ -56,23 +60,40 @@ def check_env(
     Example:
       rollout check-env CartPole-v1
       rollout check-env walk:Walk wind=0.1
+      rollout check-env gymnasium:HalfCheetah-v5
     """
     from rollout.envs.checks.check_env import check_env as check
-    from rollout.envs.registry import find_env
+    from rollout.envs.checks.check_foreign_env import check_foreign_env
+    from rollout.envs.foreign.foreign_env import ForeignEnv
+    from rollout.envs.registry import find_any_env
 
-    with contextlib.redirect_stdout(sys.stderr):  # what its module prints is not our answer
-        definition = find_env(env)
     chosen = dict(map(_parsed, params or ()))
+    source = _source(env, chosen)
+    with contextlib.redirect_stdout(sys.stderr):  # what its module prints is not our answer
+        definition = find_any_env(source)
     began = time.monotonic()
     view = None if as_json else _View()
     tell = view.tell if view else lambda _: None
-    report = check(definition, chosen, seed=seed, num_steps=steps, on_progress=tell)
+    if isinstance(definition, ForeignEnv):
+        report = check_foreign_env(source, seed=seed, num_steps=steps, on_progress=tell)
+    else:
+        report = check(definition, source.params, seed=seed, num_steps=steps, on_progress=tell)
     if view is None:
         typer.echo(json.dumps({"env": env} | report.as_dict(), indent=2))
     else:
         view.tell_of_untried(report)
         typer.echo(f"\n{env}: {_counted(report)}, in {time.monotonic() - began:.1f} s")
     raise typer.Exit(0 if report.has_passed else 1)
+
+
+def _source(env: str, params: dict[str, Any]) -> EnvSource:
+    """What is named, or an experiment file trains in."""
+    if env.endswith(".toml"):
+        from rollout.experiment import load_experiment
+
+        overrides = [f"env.params.{name}={json.dumps(value)}" for name, value in params.items()]
+        return load_experiment(env, overrides).env.source
+    return EnvSource(id=env, params=params, folder=os.getcwd())
 
 
 def _parsed(param: str) -> tuple[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from rollout.commands.arguments import AsJson
-from rollout.envs.env_source import EnvSource
+from rollout.env_source import EnvSource
 
 
 def envs(

@@ -149,3 +149,29 @@ class OldDrift:
         is_late = self.t >= self.limit
         done = bool(self.place > 4 or is_late)
         return np.array([self.place], np.float32), 1.0, done, {"TimeLimit.truncated": is_late}
+
+
+class Unseeded(Drift):
+    """Its randomness is not that of its seed."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        return super().reset(seed=None)
+
+
+class Shared(Drift):
+    """All of them in a process draw from one generator."""
+
+    generator = np.random.default_rng(0)
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        if seed is not None and self.t == 0:
+            Shared.generator = np.random.default_rng(7)
+        observation, info = super().reset(seed=seed)
+        self.np_random = Shared.generator
+        return observation, info
+
+
+class Outside(Drift):
+    """Says that it stays where it does not."""
+
+    observation_space = Box(-0.1, 0.1, (2,), np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from rollout.envs.env_source import EnvSource
+from rollout.env_source import EnvSource
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.looped_envs import LoopedEnvs
@@ -99,10 +99,8 @@ def test_old_environments_are_stepped_by_todays_calls():
     old.seed(envs._seed(0))
     np.testing.assert_array_equal(envs.observation()[0], old.reset())
     for t in range(4):
-        action = acting._action()
-        acting._action = lambda action=action: action
-        _, reward, terminated, truncated, _ = acting.step()
-        acting._action = Trial._action.__get__(acting)
+        action = acting.draw(acting.envs.num_envs)
+        _, reward, terminated, truncated, _ = acting.step(action)
         _, gained, done, info = old.step(action[0])
         assert reward[0] == gained
         assert truncated[0] == (done and info["TimeLimit.truncated"]) == (t == 3 or done)

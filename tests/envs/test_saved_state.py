@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rollout.envs.env_source import EnvSource
+from rollout.env_source import EnvSource
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.looped_envs import LoopedEnvs
 from rollout.envs.foreign.plain_data import NotPlain, read_attributes, write_attributes
@@ -184,7 +184,7 @@ def test_atari_states_are_exact_with_what_wraps_them():
     env = find_any_env(
         EnvSource(
             id="gymnasium:ALE/Breakout-v5",
-            params={"frameskip": 1, "repeat_action_probability": 0.25},
+            params={"frameskip": 1, "repeat_action_probability": 0.0},
             wrappers=("AtariPreprocessing", {"name": "FrameStackObservation", "stack_size": 2}),
             folder="",
         )
@@ -192,6 +192,14 @@ def test_atari_states_are_exact_with_what_wraps_them():
     assert isinstance(env, ForeignEnv)
     assert not env.has_hidden_state, env.hides_state_because
     assert env.is_seeded_once
+
+
+def test_atari_with_sticky_actions_hides_which_was_the_last():
+    pytest.importorskip("ale_py")
+    env = find_any_env(EnvSource(id="gymnasium:ALE/Breakout-v5", folder=""))
+    assert isinstance(env, ForeignEnv)
+    assert env.has_hidden_state
+    assert "repeat_action_probability is 0.25, with 0 states are exact" in env.hides_state_because
 
 
 def test_hostile_states_are_errors_and_nothing_else():

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rollout.envs.env_source import EnvSource
+from rollout.env_source import EnvSource
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.making import make_envs
@@ -219,10 +219,8 @@ def test_agents_that_have_left_wait_and_their_rows_are_no_steps():
     acting = Trial(envs)
     num_games = 0
     for _ in range(40):
-        action = acting._action()
-        acting._action = lambda action=action: action
-        observation, reward, terminated, truncated, no_op = acting.step()
-        acting._action = Trial._action.__get__(acting)
+        action = acting.draw(acting.envs.num_envs)
+        observation, reward, terminated, truncated, no_op = acting.step(action)
         playing = list(game.agents)
         if not playing:
             num_games += 1

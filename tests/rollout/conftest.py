@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from rollout.checkpoint import named_parameters, save_checkpoint
+from rollout.env_source import EnvSource
 from rollout.envs import find_env
 from rollout.envs.batch import state_bytes
 from rollout.envs.classic.cartpole import CartPole
-from rollout.envs.env_source import EnvSource
 from rollout.experiment import Experiment
 from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
 from rollout.learners.unroll import Unroll, UnrollSchema

@@ -14,8 +14,8 @@ import pytest
 
 from rollout.acting import UnrollActor, read_only
 from rollout.cli import main
+from rollout.env_source import EnvSource
 from rollout.envs import EnvError, Envs
-from rollout.envs.env_source import EnvSource
 from rollout.errors import OperatorError
 from rollout.failure_replay import Outcome, find_failed_env, replay_failure, start_of
 from rollout.failures import Failure, save_failure

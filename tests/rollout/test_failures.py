@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout import failures
+from rollout.env_source import EnvSource
 from rollout.envs import Envs
 from rollout.envs.classic.cartpole import CartPole
-from rollout.envs.env_source import EnvSource
 from rollout.errors import OperatorError, RunFailed
 from rollout.failures import EnvFailures, Failure, load_failure, save_failure
 from rollout.learners.network import CategoricalHead, Columns, Dense, initial_parameters, make_mlp
