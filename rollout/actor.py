@@ -7,6 +7,7 @@ from rollout.host_memory import HostPage, Slot, WeightsFiles
 from rollout.make_actor import make_actor
 from rollout.outbox import Assignment, Outbox, Stopwatch
 from rollout.plan import HostPlan
+from rollout.stepping_actor import SteppingActor
 from rollout.wire import ActorTimes
 
 LAST_WORDS_S = 1.0  # for unrolls that are sealed to leave a process whose environment has failed
@@ -62,6 +63,8 @@ def act_share(
         begin=False,
         position=slot.position,
     )
+    if isinstance(acting, SteppingActor):
+        acting.envs.episode = slot.episode
     slot.begin(page.version)  # resets may hang or fail as steps may
     acting.envs.restore(share.states, slot.position, plan.schema.unroll_length)
     slot.rest()

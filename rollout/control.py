@@ -84,9 +84,10 @@ class ActorEnded(msgspec.Struct, frozen=True, tag=True):
     """An actor's life is over; the agent starts the next one.
 
     status: as os.waitstatus_to_exitcode gives it, negative for a signal. error: what the actor had
-    to say, or nothing. hung_s: seconds in one unroll after which the agent killed it; 0 if it did
-    not. place, t: where in its share, and at which step of its unroll, it stepped an environment;
-    -1 if it did not.
+    to say, or nothing; raised_at: FILE:LINE, if that is known. hung_s: seconds in one unroll after
+    which the agent killed it; 0 if it did not. place, t: where in its share, and at which step of
+    its unroll, it stepped an environment; -1 if it did not. episode, episode_t: the number of the
+    environment's episode, and the steps of it that were done; -1 where compiled code steps it.
     """
 
     actor: int
@@ -98,6 +99,9 @@ class ActorEnded(msgspec.Struct, frozen=True, tag=True):
     place: int
     t: int
     weights_version: int
+    raised_at: str = ""
+    episode: int = -1
+    episode_t: int = -1
 
 
 class TemplateEnded(msgspec.Struct, frozen=True, tag=True):
@@ -167,10 +171,11 @@ class ActorPaused(msgspec.Struct, frozen=True, tag=True):
 
 
 class ActorError(msgspec.Struct, frozen=True, tag=True):
-    """What an actor has to say before it ends."""
+    """What an actor has to say before it ends. raised_at: FILE:LINE, if that is known."""
 
     pid: int
     error: str
+    raised_at: str = ""
 
 
 # agent → template

@@ -23,6 +23,7 @@ class EnvStates:
 
     newest: after its last accepted unroll. trained: after its last unroll trained on.
     num_unrolls, num_trained: how many of each environment, int64 [num_envs].
+    num_completed: episodes played to their end, of each with hidden state, int64 [num_envs].
     episodes_lost: by reason (see LOST): of environments with hidden state.
     has_hidden_state: the clock is all there is, and whoever takes over begins a new episode.
     """
@@ -45,8 +46,9 @@ class EnvStates:
         self.trained = self.newest.copy()
         self.num_unrolls = np.zeros(num_envs, np.int64)
         self.num_trained = np.zeros(num_envs, np.int64)
+        self.num_completed = np.zeros(num_envs, np.int64)
         self._cut = np.full(num_envs, NOT_GIVEN)  # of the share in which it was last given
-        self._has_hidden_state, self._length_at = has_hidden_state, length_at
+        self.has_hidden_state, self._length_at = has_hidden_state, length_at
         self.episodes_lost: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -96,6 +98,9 @@ class EnvStates:
 
     def accept(self, envs: np.ndarray, unroll: Unroll) -> None:
         """These environments are further now."""
+        if self.has_hidden_state:
+            ended = unroll.terminated | unroll.truncated
+            self.num_completed[envs] += np.count_nonzero(ended, axis=0)
         self.num_unrolls[envs] += 1
         self.newest[envs] = unroll.env_state
 
@@ -107,7 +112,7 @@ class EnvStates:
     def _are_hidden(self, envs: np.ndarray) -> np.ndarray:
         """Whose states are clocks and no more: of most environments all, or none."""
         if self._length_at is None:
-            return np.full(len(envs), self._has_hidden_state)
+            return np.full(len(envs), self.has_hidden_state)
         lengths = self.newest[envs, self._length_at : self._length_at + 4]
         return np.logical_not(lengths.any(axis=1))
 

@@ -4,14 +4,13 @@ Each episode has an environment of its own and is its first one. Counting all ep
 within some number of steps would favour short ones: an environment ends more of those.
 """
 
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rollout.envs.errors import EnvError
+from rollout.envs.errors import EnvError, raised_at
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.layouts import action_layout
 from rollout.envs.registry import can_render
@@ -245,9 +244,8 @@ def _frame(envs: "Envs") -> np.ndarray:
     try:
         frame = envs.render(0)
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise EnvError(
-            f"environment {name}: render fails at {last.filename}:{last.lineno}: "
+            f"environment {name}: render fails at {raised_at(error)}: "
             f"{type(error).__name__}: {error}"
         ) from error
     is_array = isinstance(frame, np.ndarray)

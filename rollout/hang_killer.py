@@ -25,8 +25,8 @@ MOST_PAUSED_LOOKS = 10  # at a template that is stopped, before it is replaced
 class Life:
     """One life of an actor, from its fork until it is reaped.
 
-    error: what it had to say. hung_s: how long it had been at an unroll when it was killed for it.
-    paused_ns: since when it is stopped (SIGSTOP); 0: it is not.
+    error, raised_at: what it had to say. hung_s: how long it had been at an unroll when it was
+    killed for it. paused_ns: since when it is stopped (SIGSTOP); 0: it is not.
     """
 
     actor: int
@@ -34,6 +34,7 @@ class Life:
     slot: int
     pid: int
     error: str = ""
+    raised_at: str = ""
     hung_s: float = 0.0
     paused_ns: int = 0
 

@@ -215,7 +215,8 @@ class HostAgent:
                 self._supervise(report.actor, f"could not be forked: {report.error}")
             case control.ActorError():
                 if report.pid in self._lives:
-                    self._lives[report.pid].error = report.error
+                    life = self._lives[report.pid]
+                    life.error, life.raised_at = report.error, report.raised_at
             case control.ActorPaused():
                 if report.pid in self._lives:
                     paused_ns = time.monotonic_ns() if report.is_paused else 0
@@ -322,6 +323,9 @@ class HostAgent:
             place=place,
             t=t,
             weights_version=moment.weights_version,
+            raised_at=life.raised_at,
+            episode=moment.episode,
+            episode_t=moment.episode_t,
         )
         self._tell(ended)
         return ended

@@ -308,6 +308,8 @@ class Hosts:
                     and NOWHERE <= message.place < self._cluster.plan.num_envs
                     and NOWHERE <= message.t < self._cluster.plan.schema.unroll_length
                     and (message.place < 0 or 0 <= message.weights_version <= newest)
+                    and NOWHERE <= message.episode < 2**31
+                    and NOWHERE <= message.episode_t < 2**31
                 )
             case control.Stopped():
                 counts = (message.produced, message.produced_steps)
@@ -378,12 +380,14 @@ class Hosts:
         if self._is_stopping or host.is_told_to_stop:
             return
         self.actor_restarts += 1
-        self._notice(f"actor {ended.actor} (process {ended.pid}) {how_ended(ended)}")
+        text = f"actor {ended.actor} (process {ended.pid}) {how_ended(ended)}"
         share = self._inbox.shares.of(ended.actor)
         is_env_failure = ended.hung_s > 0 or ended.status not in (-signal.SIGKILL, -signal.SIGTERM)
         if share is not None and is_env_failure and 0 <= ended.place < share.num_envs:
             env = int(self._inbox.shares.order[share.first_env + ended.place])
             self._failing.suspect(env, ended)
+            text += f", in {self._failing.place(env, ended)}"
+        self._notice(text)
 
     def _on_giving_up(self, message: control.GaveUp) -> None:
         self._notice(f"actor {message.actor} is given up; it first {message.first_error}")

@@ -32,7 +32,8 @@ def how_ended(ended: ActorEnded) -> str:
     if ended.status < 0:
         hint = ended.error or HINTS.get(-ended.status, "")
         return f"was killed by {signal_name(-ended.status)}" + (f": {hint}" if hint else "")
-    return f"ended with status {ended.status}" + (f": {ended.error}" if ended.error else "")
+    place = f" ({ended.raised_at})" if ended.raised_at else ""
+    return f"ended with status {ended.status}" + (f": {ended.error}{place}" if ended.error else "")
 
 
 def signal_name(number: int) -> str:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from rollout import control, processes, run_places
-from rollout.envs.errors import EnvError
+from rollout.envs.errors import EnvError, raised_at
 from rollout.plan import HostPlan, read_record, write_record
 
 if TYPE_CHECKING:
     from rollout.envs.registry import AnyEnv
 
 ERROR_BYTES = 3000  # with what is around it, this stays below what a pipe writes in one piece
+PLACE_BYTES = 500
 
 
 def main() -> None:
@@ -176,7 +177,10 @@ class Template:
             )
         except BaseException as error:
             traceback.print_exc()
-            write_record(self._reports, control.ActorError(os.getpid(), error_text(error)))
+            place = raised_at(error)[-PLACE_BYTES:]
+            write_record(
+                self._reports, control.ActorError(os.getpid(), error_text(error), cut(place))
+            )
         finally:
             sys.stderr.flush()
             os._exit(1)

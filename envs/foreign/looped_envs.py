@@ -100,10 +100,14 @@ class LoopedEnvs(ForeignEnvs):
     def _step(self, action: np.ndarray, observation: np.ndarray, t: int) -> Stepped:
         position, stride, write, name = self.position, self._stride, self._write, self.env.__name__
         rewards, terminations, truncations = [], [], []
+        episode, is_seeded = self.episode, self.has_seeded_episodes
+        numbers, done = self._episodes.tolist(), self._t.tolist()
         steps = zip(range(self.num_envs), self._envs, self._read(action), observation, strict=True)
         try:
             for i, env, chosen, row in steps:
                 position[0] = i * stride + t
+                if is_seeded:
+                    episode[0], episode[1] = numbers[i], done[i]
                 answer = env.step(chosen)
                 shown, reward, is_terminated, is_truncated, _ = five_values(answer, name)
                 write(row, shown)
@@ -121,6 +125,7 @@ class LoopedEnvs(ForeignEnvs):
     def _begin(self, i: int, t: int = 0) -> None:
         """Begin the episode that the clock of environment i names."""
         self._say_place(i, t)
+        self.say_episode(int(self._episodes[i]), 0)
         if self.env.is_seeded_once and self._is_seeded[i]:
             answer = self._envs[i].reset()
         else:

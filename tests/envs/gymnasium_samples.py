@@ -13,7 +13,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 class Walk(gymnasium.Env):
     """Walks along a line to `goal`; every kind of observation is in it.
 
-    how: what goes wrong at step `at` of each episode.
+    how: what goes wrong at step `at` of each episode, or of those with one of `seeds`. length: of
+    an episode, at most.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -33,16 +34,20 @@ class Walk(gymnasium.Env):
         at: int = 4,
         label: str = "a",
         marks: tuple = (),
+        length: int = 9,
+        seeds: tuple[int, ...] = (),
         render_mode: str | None = None,
     ) -> None:
         self.goal, self.how, self.at = goal, how, at
         self.label, self.marks = label, marks
+        self.length, self.seeds = length, seeds
         self.render_mode = render_mode
         self.x, self.t = 0.0, 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.x, self.t = self.np_random.uniform(-1, 1), 0
+        self.is_to_fail = not self.seeds or seed in self.seeds
         if self.how == "reset":
             return self.observe()
         return self.observe(), {}
@@ -52,8 +57,8 @@ class Walk(gymnasium.Env):
         self.x += float(action) + self.np_random.normal(0, 0.1)
         self.t += 1
         is_over, reward = abs(self.x) > self.goal, 1.0 if self.x > self.goal else -0.1
-        answer = self.observe(), reward, is_over, self.t >= 9, {}
-        if self.t == self.at:
+        answer = self.observe(), reward, is_over, self.t >= self.length, {}
+        if self.t == self.at and self.is_to_fail:
             answer = self.go_wrong(answer)
         return answer
 

@@ -12,6 +12,7 @@ import pytest
 
 from rollout import api, cli, load_policy
 from rollout.envs.errors import EnvError
+from rollout.envs.philox import episode_seed
 from rollout.errors import ConfigError
 from rollout.evaluation import play_episodes, write_video
 from rollout.experiment import as_experiment
@@ -21,6 +22,7 @@ from tests.envs import gymnasium_samples as samples
 
 WALK = f"{samples.__name__}:Walk"
 CARTPOLE = "gymnasium:CartPole-v1"
+RAISES = '            raise RuntimeError("the walker fell")'
 
 
 def tables(env_id: str, **params: object) -> dict:
@@ -122,18 +124,52 @@ def test_environment_that_fails_again_and_again_ends_the_run_with_its_name(
     )
     places.assert_gone()
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
-    assert "environment 0 failed 3 times at its step 3: the actor" in ended.stderr
+    assert "environment 0 failed 3 times without completing an episode in b" in ended.stderr
     assert said in ended.stderr
+    seed = episode_seed(0, 0, 0)
+    assert f"in environment 0 of worlds:Walk, 3 steps after reset(seed={seed})" in ended.stderr
+    if how == "raise":
+        line = Path("worlds.py").read_text().splitlines().index(RAISES) + 1
+        assert f"the walker fell ({tmp_path}/worlds.py:{line})" in ended.stderr
     (file,) = Path("run/failures").iterdir()
-    replayed = subprocess.run(
-        [sys.executable, "-P", "-m", "rollout", "replay", file],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    replayed = run_replay(file)
     assert replayed.returncode == 1 and "It failed again, in the same way." in replayed.stdout
     if how == "raise":
         assert "worlds.py" in replayed.stdout and "raise RuntimeError" in replayed.stdout
+
+
+def test_environment_that_fails_late_in_each_episode_ends_the_run(places, tmp_path, monkeypatch):
+    """At another step of its life each time: every life begins with another episode."""
+    monkeypatch.chdir(tmp_path)
+    Path("worlds.py").write_text(Path(samples.__file__).read_text())
+    late = ("env.params.how='raise'", "env.params.at=200", "env.params.length=300")
+    others = ("env.params.goal=1e9", "fleet.unroll_length=16", "stop.env_steps=50000")
+    ended = run_command("worlds:Walk", *late, *others)
+    places.assert_gone()
+    assert ended.returncode == 1, ended.stderr
+    assert "failed 3 times without completing an episode in between" in ended.stderr
+    assert "199 steps after reset(seed=" in ended.stderr
+    file = sorted(Path("run/failures").iterdir())[0]
+    assert file.name.endswith("-step-199.safetensors"), "the whole episode"
+    replayed = run_replay(file)
+    assert "It failed again, in the same way." in replayed.stdout, replayed
+
+
+def test_environment_that_fails_late_in_each_episode_is_set_aside(train):
+    bad = [episode_seed(0, 4, episode) for episode in range(100)]
+    params = {"goal": 1e9, "how": "raise", "at": 20, "length": 30, "seeds": bad}
+    overrides = ("fleet.mode=async", "fleet.on_env_failure=set_aside", "stop.env_steps=6000")
+    summary = train(WALK, *overrides, **params).summary
+    assert summary.envs_set_aside == 1 and 3 <= summary.actor_restarts <= 5
+    assert summary.ledger.balance == 0 and summary.env_steps >= 6000
+
+
+def test_failures_with_episodes_completed_in_between_do_not_end_a_run(train):
+    bad = [episode_seed(0, env, episode) for env in range(6) for episode in range(1, 12, 2)]
+    params = {"goal": 1e9, "how": "raise", "at": 20, "length": 30, "seeds": bad}
+    summary = train(WALK, "stop.env_steps=4000", **params).summary
+    assert summary.actor_restarts > 9, "as many as would have ended it"
+    assert summary.ledger.balance == 0 and summary.env_steps >= 4000
 
 
 def test_environment_may_import_what_lies_beside_it_when_it_is_made(places, tmp_path, monkeypatch):
@@ -165,6 +201,11 @@ def test_environment_that_starts_threads_is_imported_by_each_actor(places, tmp_p
     assert notice in ended.stdout + ended.stderr
     summary = RunDirectory.open(Path("run")).read_summary()
     assert summary is not None and summary["ledger"]["balance"] == 0
+
+
+def run_replay(file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "rollout", "replay", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def run_command(env_id: str, *overrides: str) -> subprocess.CompletedProcess[str]:
