@@ -138,14 +138,15 @@ class FailingEnvs:
             weights_version=version,
             network=plan.network,
             schema=schema,
-            ended=_ending(ended),
+            ended=ending(ended),
             error=_error(ended),
             weights=np.array(self._weights.vector(version)),
             env_state=state,
         )
 
 
-def _ending(ended: ActorEnded) -> Ending:
+def ending(ended: ActorEnded) -> Ending:
+    """How an actor ended, in a word."""
     if ended.hung_s > 0:
         return "hang"
     if ended.status < 0:

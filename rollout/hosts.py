@@ -20,10 +20,11 @@ import zmq
 
 from rollout import control, run_places
 from rollout.cluster import Cluster
+from rollout.env_states import OTHER
 from rollout.envs.errors import EnvError
 from rollout.errors import RunFailed
 from rollout.events import Event, FleetFailed, FleetStopped, Notice, PhaseChanged
-from rollout.failing_envs import FailingEnvs
+from rollout.failing_envs import FailingEnvs, ending
 from rollout.host_memory import NOWHERE, HostPage
 from rollout.inbox import LIVES_PER_AGENT, NO_LIFE, Inbox
 from rollout.published_weights import PublishedWeights
@@ -88,6 +89,7 @@ class Hosts:
         self._num_actors = cluster.plan.num_actors
         self._is_stopping = self._is_local_over = self._is_over = False
         self._logged: set[str] = set()
+        self._endings: dict[int, str] = {}  # of former lives, by actor
         self.alive: set[int] = set()
         self.actor_restarts = 0
         self.host_restarts = 0
@@ -175,6 +177,10 @@ class Hosts:
             self._inbox.shares.set_aside(failing.env)
         else:
             self._fail(failing.text)
+
+    def take_ending(self, actor: int) -> str:
+        """How the actor's former life ended, said once."""
+        return self._endings.pop(actor, OTHER)
 
     def on_end(self, end: int) -> None:
         """A process that was watched has ended."""
@@ -380,6 +386,7 @@ class Hosts:
         if self._is_stopping or host.is_told_to_stop:
             return
         self.actor_restarts += 1
+        self._endings[ended.actor] = ending(ended)
         text = f"actor {ended.actor} (process {ended.pid}) {how_ended(ended)}"
         share = self._inbox.shares.of(ended.actor)
         is_env_failure = ended.hung_s > 0 or ended.status not in (-signal.SIGKILL, -signal.SIGTERM)

@@ -285,7 +285,7 @@ class Receiver:
         inbox = self._inbox
         envs = inbox.shares.order[share.first_env : share.first_env + share.num_envs]
         inbox.account.grant(actor, inbox.schema.unroll_length * share.num_envs)
-        states = inbox.states.give(envs, share.cut)
+        states = inbox.states.give(envs, share.cut, self._hosts.take_ending(actor))
         receiver = routing_id(actor, inbox.actors[actor].incarnation)
         place = (share.next_unroll, share.cut, share.first_env, share.num_envs)
         self._reply(receiver, Answer.WELCOME, *place, payload=states)

@@ -101,7 +101,7 @@ def test_killed_actor_costs_episodes_that_are_counted_and_the_run_can_be_resumed
     places.assert_gone()
     summary = RunDirectory.open(command.run).read_summary()
     assert summary is not None and summary["ledger"]["balance"] == 0
-    assert summary["actor_restarts"] == 3 and 0 < summary["episodes_lost"]["actor_died"] <= 9
+    assert summary["actor_restarts"] == 3 and 0 < summary["episodes_lost"]["signal"] <= 9
     resumed = api.train(None, ["stop.env_steps=62000"], resume=command.run)
     assert resumed.summary.env_steps >= 62000 and resumed.summary.ledger.balance == 0
 
@@ -169,6 +169,7 @@ def test_failures_with_episodes_completed_in_between_do_not_end_a_run(train):
     params = {"goal": 1e9, "how": "raise", "at": 20, "length": 30, "seeds": bad}
     summary = train(WALK, "stop.env_steps=4000", **params).summary
     assert summary.actor_restarts > 9, "as many as would have ended it"
+    assert 9 < summary.episodes_lost["exception"] == sum(summary.episodes_lost.values())
     assert summary.ledger.balance == 0 and summary.env_steps >= 4000
 
 

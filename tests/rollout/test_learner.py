@@ -52,7 +52,7 @@ class FakeReceiver:
             actor_restarts=5,
             host_restarts=1,
             envs_set_aside=0,
-            episodes_lost={"actor_died": 3, "shares_cut": 4},
+            episodes_lost={"exception": 3, "shares_cut": 4},
         )
 
 
