@@ -88,6 +88,7 @@ class ActorEnded(msgspec.Struct, frozen=True, tag=True):
     which the agent killed it; 0 if it did not. place, t: where in its share, and at which step of
     its unroll, it stepped an environment; -1 if it did not. episode, episode_t: the number of the
     environment's episode, and the steps of it that were done; -1 where compiled code steps it.
+    outgrown_bytes: by how much its memory had grown when it ended for that; 0 if it did not.
     """
 
     actor: int
@@ -102,6 +103,7 @@ class ActorEnded(msgspec.Struct, frozen=True, tag=True):
     raised_at: str = ""
     episode: int = -1
     episode_t: int = -1
+    outgrown_bytes: int = 0
 
 
 class TemplateEnded(msgspec.Struct, frozen=True, tag=True):
@@ -178,6 +180,17 @@ class ActorError(msgspec.Struct, frozen=True, tag=True):
     raised_at: str = ""
 
 
+class ActorOutgrew(msgspec.Struct, frozen=True, tag=True):
+    """An actor ends between two unrolls, as its memory has grown by more than it may.
+
+    is_at_once: whether it had so in the first unroll of this life.
+    """
+
+    pid: int
+    size_bytes: int
+    is_at_once: bool
+
+
 # agent → template
 
 
@@ -191,7 +204,14 @@ class Fork(msgspec.Struct, frozen=True, tag=True):
 
 ToAgent = Take | Cut | Announce | Weights | Stop
 FromTemplate = (
-    Ready | Unprepared | ActorStarted | NotForked | ActorExited | ActorPaused | ActorError
+    Ready
+    | Unprepared
+    | ActorStarted
+    | NotForked
+    | ActorExited
+    | ActorPaused
+    | ActorError
+    | ActorOutgrew
 )
 ToLearner = (
     Hello

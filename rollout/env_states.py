@@ -14,6 +14,7 @@ from rollout.learners.unroll import Batch, Unroll
 from rollout.ledger import LEARNER_DIED
 
 SHARES_CUT = "shares_cut"  # another actor got the environment
+MEMORY = "memory"  # its actor's had grown too far
 OTHER = "other"  # its actor ended, nobody knows why
 NOT_GIVEN = -1
 
@@ -25,7 +26,7 @@ class EnvStates:
     num_unrolls, num_trained: how many of each environment, int64 [num_envs].
     num_completed: episodes played to their end, of each with hidden state, int64 [num_envs].
     episodes_lost: of environments with hidden state, not played to their end, by reason: how the
-    actor ended (see failing_envs.ending), SHARES_CUT, LEARNER_DIED.
+    actor ended (failing_envs.ending, MEMORY or OTHER), SHARES_CUT, LEARNER_DIED.
     has_hidden_state: the clock is all there is, and whoever takes over begins a new episode.
     """
 

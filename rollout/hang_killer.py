@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rollout import processes
+from rollout.control import ActorOutgrew
 from rollout.host_memory import HostPage
 from rollout.supervisor import LOOK_S, HangWatch
 from rollout.template_process import TemplateProcess
@@ -26,7 +27,8 @@ class Life:
     """One life of an actor, from its fork until it is reaped.
 
     error, raised_at: what it had to say. hung_s: how long it had been at an unroll when it was
-    killed for it. paused_ns: since when it is stopped (SIGSTOP); 0: it is not.
+    killed for it. paused_ns: since when it is stopped (SIGSTOP); 0: it is not. outgrew: what it
+    said if it ended for its memory.
     """
 
     actor: int
@@ -37,6 +39,7 @@ class Life:
     raised_at: str = ""
     hung_s: float = 0.0
     paused_ns: int = 0
+    outgrew: ActorOutgrew | None = None
 
 
 @dataclass

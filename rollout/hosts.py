@@ -20,7 +20,7 @@ import zmq
 
 from rollout import control, run_places
 from rollout.cluster import Cluster
-from rollout.env_states import OTHER
+from rollout.env_states import MEMORY, OTHER
 from rollout.envs.errors import EnvError
 from rollout.errors import RunFailed
 from rollout.events import Event, FleetFailed, FleetStopped, Notice, PhaseChanged
@@ -92,6 +92,7 @@ class Hosts:
         self._endings: dict[int, str] = {}  # of former lives, by actor
         self.alive: set[int] = set()
         self.actor_restarts = 0
+        self.memory_restarts = 0  # of those
         self.host_restarts = 0
         self.set_aside: set[int] = set()  # environments
         self.refused = 0
@@ -316,6 +317,7 @@ class Hosts:
                     and (message.place < 0 or 0 <= message.weights_version <= newest)
                     and NOWHERE <= message.episode < 2**31
                     and NOWHERE <= message.episode_t < 2**31
+                    and message.outgrown_bytes >= 0
                 )
             case control.Stopped():
                 counts = (message.produced, message.produced_steps)
@@ -386,8 +388,11 @@ class Hosts:
         if self._is_stopping or host.is_told_to_stop:
             return
         self.actor_restarts += 1
-        self._endings[ended.actor] = ending(ended)
+        self._endings[ended.actor] = MEMORY if ended.outgrown_bytes else ending(ended)
         text = f"actor {ended.actor} (process {ended.pid}) {how_ended(ended)}"
+        if ended.outgrown_bytes:
+            self._on_outgrown(text)
+            return
         share = self._inbox.shares.of(ended.actor)
         is_env_failure = ended.hung_s > 0 or ended.status not in (-signal.SIGKILL, -signal.SIGTERM)
         if share is not None and is_env_failure and 0 <= ended.place < share.num_envs:
@@ -395,6 +400,14 @@ class Hosts:
             self._failing.suspect(env, ended)
             text += f", in {self._failing.place(env, ended)}"
         self._notice(text)
+
+    def _on_outgrown(self, text: str) -> None:
+        """People are told of the first one; the rest is in the log, and in metrics."""
+        self.memory_restarts += 1
+        if self.memory_restarts == 1:
+            self._notice(f"{text} (fleet.max_actor_memory); it begins anew, as will others")
+        else:
+            log.warning(text)
 
     def _on_giving_up(self, message: control.GaveUp) -> None:
         self._notice(f"actor {message.actor} is given up; it first {message.first_error}")

@@ -166,7 +166,7 @@ class Template:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             # The agent asks for the stack of an actor that hangs; it goes to the run's log.
             faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True)
-            self._run_actor(
+            outgrew = self._run_actor(
                 self._plan,
                 self._env,
                 self._page,
@@ -175,6 +175,7 @@ class Template:
                 command.slot,
                 command.incarnation,
             )
+            write_record(self._reports, outgrew)
         except BaseException as error:
             traceback.print_exc()
             place = raised_at(error)[-PLACE_BYTES:]

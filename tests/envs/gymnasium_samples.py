@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -120,6 +120,27 @@ class Reach(gymnasium.Env):
         self.place += action.astype(np.float32)
         is_over = bool(np.abs(self.place).max() > 3)
         return self.place.copy(), -float(np.abs(self.place).sum()), is_over, False, {}
+
+
+class Leaks(gymnasium.Env):
+    """Keeps megabytes for each step. length: of an episode."""
+
+    observation_space, action_space = Box(0, 1, (1,)), Discrete(2)
+    kept: ClassVar = []
+
+    def __init__(self, megabytes: float = 1.0, length: int = 20) -> None:
+        self.size_bytes, self.length = int(megabytes * 2**20), length
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.random(1, np.float32), {}
+
+    def step(self, action) -> Any:
+        self.kept.append(b"x" * self.size_bytes)
+        self.t += 1
+        is_over = self.t == self.length
+        return self.np_random.random(1, np.float32), float(action), is_over, False, {}
 
 
 class Seedless(gymnasium.Env):
