@@ -7,6 +7,7 @@ import numpy as np
 from rollout.envs import philox
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.actions import action_reader
+from rollout.envs.foreign.closing import close
 from rollout.envs.foreign.foreign_env import PICTURES, ForeignEnv
 from rollout.envs.foreign.foreign_envs import ForeignEnvs, Stepped, five_values, two_values
 from rollout.envs.foreign.observations import Misfit, observation_writer
@@ -38,15 +39,21 @@ class LoopedEnvs(ForeignEnvs):
         super().__init__(env, num_envs, seed, first_env)
         self._write = observation_writer(env.gym_observation_space)
         self._read = action_reader(env.gym_action_space)
-        self._envs = [env.make(PICTURES if pictures else None) for _ in range(num_envs)]
+        self._envs = []
         self._is_seeded = [False] * num_envs
         self._state_dtype = env.state_dtype(state_bytes)
         self._savers = None
-        if self._state_dtype != philox.CLOCK:
-            self._savers = [StateSaver(one) for one in self._envs]
-        if begin:
-            for i in range(num_envs):
-                self._begin(i)
+        try:
+            for _ in range(num_envs):
+                self._envs.append(env.make(PICTURES if pictures else None))
+            if self._state_dtype != philox.CLOCK:
+                self._savers = [StateSaver(one) for one in self._envs]
+            if begin:
+                for i in range(num_envs):
+                    self._begin(i)
+        except BaseException:
+            self.close()
+            raise
 
     def snapshot(self) -> bytes:
         if self._savers is None:
@@ -95,7 +102,7 @@ class LoopedEnvs(ForeignEnvs):
 
     def close(self) -> None:
         for env in self._envs:
-            env.close()
+            close(env, self.env.__name__)
 
     def _step(self, action: np.ndarray, observation: np.ndarray, t: int) -> Stepped:
         position, stride, write, name = self.position, self._stride, self._write, self.env.__name__

@@ -246,6 +246,11 @@ HERE = samples.__name__
     ("env_id", "params", "said"),
     [
         ("gymnasium:CartPol-v1", {}, "did you mean gymnasium:CartPole-v"),
+        (
+            "gymnasium:CartPole",
+            {},
+            "say which version: gymnasium:CartPole-v0 or gymnasium:CartPole-v1",
+        ),
         ("gymnasium:CartPole-v77", {}, "did you mean gymnasium:CartPole-v"),
         ("gymnasium:Zaxxon-v5", {}, "named gymnasium:PACKAGE:ID, and the package has to be inst"),
         ("gymnasium:no_such_package:Game-v0", {}, "and the package has to be inst"),
@@ -255,7 +260,7 @@ HERE = samples.__name__
         (f"{HERE}:Seedless", {}, "reset() takes no seed ("),
         (f"{HERE}:Speaking", {}, "observation_space is Text"),
         (f"{HERE}:Mixing", {}, "not both in one"),
-        (f"{HERE}:Talk", {}, "has no 'Talk'; it has Walk, Reach, Seedless"),
+        (f"{HERE}:Talk", {}, "has no 'Talk'; it has Walk, Reach, Leaks, Seedless"),
         (f"{HERE}:np", {}, "wanted a subclass of rollout.envs.CompiledEnv or of gymnasium.Env"),
         ("os.path:join", {}, "cannot be made: TypeError"),
         ("os:getcwd", {}, "wanted a subclass"),
