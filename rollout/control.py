@@ -86,9 +86,10 @@ class ActorEnded(msgspec.Struct, frozen=True, tag=True):
     status: as os.waitstatus_to_exitcode gives it, negative for a signal. error: what the actor had
     to say, or nothing; raised_at: FILE:LINE, if that is known. hung_s: seconds in one unroll after
     which the agent killed it; 0 if it did not. place, t: where in its share, and at which step of
-    its unroll, it stepped an environment; -1 if it did not. episode, episode_t: the number of the
-    environment's episode, and the steps of it that were done; -1 where compiled code steps it.
-    outgrown_bytes: by how much its memory had grown when it ended for that; 0 if it did not.
+    its unroll, it stepped an environment; both -1 if it did not, and place if it stepped all at
+    once. episode, episode_t: the number of the environment's episode, and the steps of it that were
+    done; -1 where it has no seed of its own, or compiled code steps it. outgrown_bytes: by how much
+    its memory had grown when it ended for that; 0 if it did not.
     """
 
     actor: int

@@ -68,6 +68,8 @@ class FailingEnvs:
     def place(self, env: int, ended: ActorEnded) -> str:
         """Where an actor died: the environment, and what helps to see it do so again."""
         text = f"environment {env} of {self._plan.env_source.id}"
+        if ended.place < 0:
+            text += " or one that is stepped with it"
         if ended.episode < 0:
             return text
         seed = episode_seed(self._plan.seed, env, ended.episode)
@@ -127,7 +129,7 @@ class FailingEnvs:
             clock["episode"], clock["t"] = ended.episode, 0
             t = ended.episode_t
             schema, unroll_index = replace(schema, unroll_length=t + 1), 0
-        elif lost:
+        elif lost or ended.place < 0:
             t = NOWHERE
         return Failure(
             env_source=plan.env_source,

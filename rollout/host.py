@@ -332,8 +332,8 @@ class HostAgent:
         self._hangs.let_go(pid)
         moment = self._page.end_life(life.slot)
         place, t = divmod(moment.position, self._plan.schema.unroll_length)
-        if moment.position < 0:
-            place = t = NOWHERE
+        if moment.position < 0:  # see ForeignEnvs.say_position
+            place, t = NOWHERE, max(NOWHERE, -2 - moment.position)
         ended = control.ActorEnded(
             actor=life.actor,
             incarnation=life.incarnation,

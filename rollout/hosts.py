@@ -314,7 +314,7 @@ class Hosts:
                     and message.actor in self.alive
                     and NOWHERE <= message.place < self._cluster.plan.num_envs
                     and NOWHERE <= message.t < self._cluster.plan.schema.unroll_length
-                    and (message.place < 0 or 0 <= message.weights_version <= newest)
+                    and (message.t < 0 or 0 <= message.weights_version <= newest)
                     and NOWHERE <= message.episode < 2**31
                     and NOWHERE <= message.episode_t < 2**31
                     and message.outgrown_bytes >= 0
@@ -395,8 +395,9 @@ class Hosts:
             return
         share = self._inbox.shares.of(ended.actor)
         is_env_failure = ended.hung_s > 0 or ended.status not in (-signal.SIGKILL, -signal.SIGTERM)
-        if share is not None and is_env_failure and 0 <= ended.place < share.num_envs:
-            env = int(self._inbox.shares.order[share.first_env + ended.place])
+        if share is not None and is_env_failure and ended.t >= 0 and ended.place < share.num_envs:
+            # A vector environment fails as a whole; the first of its environments stands for it.
+            env = int(self._inbox.shares.order[share.first_env + max(0, ended.place)])
             self._failing.suspect(env, ended)
             text += f", in {self._failing.place(env, ended)}"
         self._notice(text)

@@ -1,5 +1,6 @@
 """Environments of Gymnasium's kind, as people bring them."""
 
+import functools
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.vector import SyncVectorEnv
 
 
 class Walk(gymnasium.Env):
@@ -102,6 +104,11 @@ class Walk(gymnasium.Env):
 def make_walk(goal: float = 2.0):
     """A function that makes an environment."""
     return Walk(goal)
+
+
+def make_walks(num_envs: int, **params: Any):
+    """A function that makes a vector environment."""
+    return SyncVectorEnv([functools.partial(Walk, **params) for _ in range(num_envs)])
 
 
 class Reach(gymnasium.Env):

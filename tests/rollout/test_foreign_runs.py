@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from rollout import api, cli, load_policy
 from rollout.envs.errors import EnvError
 from rollout.envs.philox import episode_seed
-from rollout.errors import ConfigError
+from rollout.errors import ConfigError, RunFailed
 from rollout.evaluation import play_episodes, write_video
 from rollout.experiment import as_experiment
 from rollout.run_directory import RunDirectory
@@ -153,6 +154,15 @@ def test_environment_that_fails_late_in_each_episode_ends_the_run(places, tmp_pa
     assert file.name.endswith("-step-199.safetensors"), "the whole episode"
     replayed = run_replay(file)
     assert "It failed again, in the same way." in replayed.stdout, replayed
+
+
+def test_vector_environment_that_fails_late_in_each_episode_ends_the_run(train):
+    params = {"goal": 1e9, "how": "raise", "at": 50, "length": 90}
+    with pytest.raises(RunFailed) as caught:
+        train(f"{samples.__name__}:make_walks", "stop.env_steps=50_000", **params)
+    said = r"environment [03] failed 9 times without completing an episode in between: the actor .*"
+    said += r"the walker fell \(.*gymnasium_samples.py:\d+\), in environment [03] of .* or one that"
+    assert re.match(said, str(caught.value)), caught.value
 
 
 def test_environment_that_fails_late_in_each_episode_is_set_aside(train):
