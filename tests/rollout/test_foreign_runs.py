@@ -15,9 +15,10 @@ from rollout import api, cli, load_policy
 from rollout.envs.errors import EnvError
 from rollout.envs.philox import episode_seed
 from rollout.errors import ConfigError, RunFailed
-from rollout.evaluation import play_episodes, write_video
+from rollout.evaluation import play_episodes
 from rollout.experiment import as_experiment
 from rollout.run_directory import RunDirectory
+from rollout.video import write_video
 from tests.envs import foreign_samples
 from tests.envs import gymnasium_samples as samples
 
