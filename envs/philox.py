@@ -55,6 +55,11 @@ def philox(seed, stream, env, episode, t, k):
     return word_0, word_1, word_2, word_3
 
 
+def episode_seed(seed: int, env: int, episode: int) -> int:
+    """The word that an environment of Gymnasium's is reset with for this episode."""
+    return philox(seed, RESET, env, episode, 0, 0)[0]
+
+
 def unit_float64(word_0, word_1):
     """A float64 in [0, 1) from 53 bits of two words."""
     return (word_0 >> 5) * 2.0**-27 + (word_1 >> 6) * 2.0**-53

@@ -3,14 +3,13 @@
 import difflib
 import importlib
 import os
-import traceback
 from typing import Any, TypeGuard
 
 import gymnasium
 
 from rollout.env_source import EnvSource
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.errors import EnvError
+from rollout.envs.errors import EnvError, raised_at
 from rollout.envs.foreign.finding import PREFIXES, from_maker, from_package, is_maker
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.import_path import first_on_path
@@ -150,9 +149,7 @@ def _import_failure(env_id: str, module_name: str, error: BaseException) -> EnvE
     if isinstance(error, SyntaxError):
         place = f"{error.filename}:{error.lineno}"
     else:
-        frames = traceback.extract_tb(error.__traceback__)
-        last = [frame for frame in frames if not frame.filename.startswith("<frozen ")][-1]
-        place = f"{last.filename}:{last.lineno}"
+        place = raised_at(error)
     said = error.msg if isinstance(error, SyntaxError) else error
     return EnvError(
         f"environment {env_id!r}: importing {module_name} failed at {place}: "

@@ -1,12 +1,19 @@
-"""An actor: asks for a share of the environments and acts it, unroll by unroll, until killed."""
+"""An actor: asks for a share of the environments and acts it, unroll by unroll, until killed.
+
+Or until its memory has grown too far: then it ends by itself, and its next life goes on.
+"""
 
 import itertools
 
+from rollout import control
+from rollout.acting import UnrollActor
+from rollout.actor_memory import MemoryWatch
 from rollout.envs.registry import AnyEnv, find_any_env
 from rollout.host_memory import HostPage, Slot, WeightsFiles
 from rollout.make_actor import make_actor
 from rollout.outbox import Assignment, Outbox, Stopwatch
 from rollout.plan import HostPlan
+from rollout.stepping_actor import SteppingActor
 from rollout.wire import ActorTimes
 
 LAST_WORDS_S = 1.0  # for unrolls that are sealed to leave a process whose environment has failed
@@ -20,11 +27,12 @@ def run_actor(
     actor: int,
     slot: int,
     incarnation: int,
-):
+) -> control.ActorOutgrew:
     """Act one share after the other; a share ends when the environments are cut anew.
 
     env: None where the template could not import it (see there).
     """
+    memory = MemoryWatch(plan.max_actor_memory)
     if env is None:
         env = find_any_env(plan.env_source)
     mine = Slot(page, slot)
@@ -32,7 +40,9 @@ def run_actor(
     try:
         while True:
             share = outbox.wait_assignment(mine.produced)
-            act_share(plan, env, page, files, mine, outbox, share)
+            outgrew = act_share(plan, env, page, files, mine, outbox, share, memory)
+            if outgrew is not None:
+                return outgrew
     finally:
         outbox.close(LAST_WORDS_S)
 
@@ -45,12 +55,13 @@ def act_share(
     slot: Slot,
     outbox: Outbox,
     share: Assignment,
-) -> None:
+    memory: MemoryWatch,
+) -> control.ActorOutgrew | None:
     """Act unroll after unroll of one share, each with the weights that the run's mode wants.
 
     Waiting for credit or weights blocks in the kernel. The environments go on from the states that
     came with the share; an unroll is one compiled call (acting_kernel.act_unroll), or one a step
-    where Python steps them (SteppingActor).
+    where Python steps them (SteppingActor). Returns what there is to say if this life is to end.
     """
     acting = make_actor(
         env,
@@ -62,6 +73,8 @@ def act_share(
         begin=False,
         position=slot.position,
     )
+    if isinstance(acting, SteppingActor):
+        acting.envs.episode = slot.episode
     slot.begin(page.version)  # resets may hang or fail as steps may
     acting.envs.restore(share.states, slot.position, plan.schema.unroll_length)
     slot.rest()
@@ -71,8 +84,8 @@ def act_share(
         wait_credit_us = stopwatch.lap_us()
         wanted = max(0, unroll_index - plan.policy_lag) if plan.is_lockstep else 0
         if not page.wait_version(wanted, share.cut, unroll_index):
-            acting.envs.close()
-            return
+            _close(acting, page, slot)
+            return None
         version, weights = (
             (wanted, files.map(wanted)) if plan.is_lockstep else files.map_newest(page)
         )
@@ -83,3 +96,16 @@ def act_share(
         slot.count(plan.schema.unroll_length * share.num_envs)
         buffer = acting.buffer
         outbox.send(payload, unroll_index, version, buffer.num_finals, buffer.num_episodes, times)
+        is_inside = env.has_hidden_state and bool(acting.envs.clocks["t"].any())
+        outgrew = memory.after_unroll(may_wait=is_inside)
+        if outgrew is not None:
+            outbox.wait_acknowledged()  # the next life has to wait for that anyway
+            _close(acting, page, slot)
+            return outgrew
+
+
+def _close(acting: UnrollActor | SteppingActor, page: HostPage, slot: Slot) -> None:
+    """Let go of the environments, which may hang as in a step."""
+    slot.begin(page.version)
+    acting.envs.close()
+    slot.rest()

@@ -68,6 +68,7 @@ def make_plan(experiment: Experiment) -> HostPlan:
         policy_lag=fleet.policy_lag,
         window=fleet.window,
         hang_s=fleet.hang_s,
+        max_actor_memory=fleet.max_actor_memory,
         network=network,
         schema=schema,
     )

@@ -84,9 +84,12 @@ class ActorEnded(msgspec.Struct, frozen=True, tag=True):
     """An actor's life is over; the agent starts the next one.
 
     status: as os.waitstatus_to_exitcode gives it, negative for a signal. error: what the actor had
-    to say, or nothing. hung_s: seconds in one unroll after which the agent killed it; 0 if it did
-    not. place, t: where in its share, and at which step of its unroll, it stepped an environment;
-    -1 if it did not.
+    to say, or nothing; raised_at: FILE:LINE, if that is known. hung_s: seconds in one unroll after
+    which the agent killed it; 0 if it did not. place, t: where in its share, and at which step of
+    its unroll, it stepped an environment; both -1 if it did not, and place if it stepped all at
+    once. episode, episode_t: the number of the environment's episode, and the steps of it that were
+    done; -1 where it has no seed of its own, or compiled code steps it. outgrown_bytes: by how much
+    its memory had grown when it ended for that; 0 if it did not.
     """
 
     actor: int
@@ -98,6 +101,10 @@ class ActorEnded(msgspec.Struct, frozen=True, tag=True):
     place: int
     t: int
     weights_version: int
+    raised_at: str = ""
+    episode: int = -1
+    episode_t: int = -1
+    outgrown_bytes: int = 0
 
 
 class TemplateEnded(msgspec.Struct, frozen=True, tag=True):
@@ -167,10 +174,22 @@ class ActorPaused(msgspec.Struct, frozen=True, tag=True):
 
 
 class ActorError(msgspec.Struct, frozen=True, tag=True):
-    """What an actor has to say before it ends."""
+    """What an actor has to say before it ends. raised_at: FILE:LINE, if that is known."""
 
     pid: int
     error: str
+    raised_at: str = ""
+
+
+class ActorOutgrew(msgspec.Struct, frozen=True, tag=True):
+    """An actor ends between two unrolls, as its memory has grown by more than it may.
+
+    is_at_once: whether it had so in the first unroll of this life.
+    """
+
+    pid: int
+    size_bytes: int
+    is_at_once: bool
 
 
 # agent → template
@@ -186,7 +205,14 @@ class Fork(msgspec.Struct, frozen=True, tag=True):
 
 ToAgent = Take | Cut | Announce | Weights | Stop
 FromTemplate = (
-    Ready | Unprepared | ActorStarted | NotForked | ActorExited | ActorPaused | ActorError
+    Ready
+    | Unprepared
+    | ActorStarted
+    | NotForked
+    | ActorExited
+    | ActorPaused
+    | ActorError
+    | ActorOutgrew
 )
 ToLearner = (
     Hello

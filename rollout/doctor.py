@@ -19,6 +19,7 @@ from rollout.envs.kernels import cache_directory
 from rollout.experiment import usable_cores
 from rollout.processes import SINGLE_THREAD_ENVIRONMENT, available_memory_bytes
 from rollout.run_places import shared_memory_directory, socket_directory
+from rollout.sizes import show_size
 from rollout.summary import versions
 
 ACTOR_BYTES = 8 << 20  # what an actor process may take (PSS)
@@ -151,12 +152,12 @@ def check_load() -> Check:
 def check_memory() -> Check:
     available = available_memory_bytes()
     limit = memory_limit()
-    found = f"{_size(available)} available"
+    found = f"{show_size(available)} available"
     if limit is not None and limit < available:
         available = limit
-        found = f"{_size(limit)} left of this container's limit"
+        found = f"{show_size(limit)} left of this container's limit"
     actors = max((available - BASE_BYTES) // ACTOR_BYTES, 0)
-    found += f": about {actors:,} actors of {_size(ACTOR_BYTES)}"
+    found += f": about {actors:,} actors of {show_size(ACTOR_BYTES)}"
     if actors < usable_cores():
         return Check("memory", "fail", found, "free some memory", actors)
     return Check("memory", "ok", found, max_actors=actors)
@@ -219,7 +220,7 @@ def check_shared_memory() -> Check:
         return Check("shared memory", "fail", f"{place}: {error.strerror}", move)
     free, size = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
     kind = file_system_of(place)
-    found = f"{place}: {_size(free)} free of {_size(size)} ({kind})"
+    found = f"{place}: {show_size(free)} free of {show_size(size)} ({kind})"
     if not os.access(place, os.W_OK | os.X_OK):
         return Check("shared memory", "fail", f"{found}, not writable", move)
     if free < NEEDED_BYTES:
@@ -264,7 +265,7 @@ def check_kernel_cache() -> Check:
         return Check("kernel cache", "warn", f"{place}: not writable", move)
     files = [file for file in place.rglob("*") if file.is_file()] if place.exists() else []
     entries = {file.relative_to(place).parts[0] for file in files if file.parent != place}
-    found = f"{place}: {len(entries)} kernels, {_size(sum(map(_bytes_of, files)))}"
+    found = f"{place}: {len(entries)} kernels, {show_size(sum(map(_bytes_of, files)))}"
     return Check("kernel cache", "ok", found)
 
 
@@ -298,13 +299,6 @@ def check_cuda() -> Check:
         return Check("learner device", "ok", f"{count} CUDA device(s): {names}")
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     return Check("learner device", "ok", f"cpu (torch sees no CUDA device; it is {built})")
-
-
-def _size(size_bytes: int) -> str:
-    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if size_bytes >= 1 << shift:
-            return f"{size_bytes / (1 << shift):.1f} {unit}"
-    return f"{size_bytes} bytes"
 
 
 def _bytes_of(file: Path) -> int:

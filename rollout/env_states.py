@@ -11,10 +11,11 @@ import numpy as np
 
 from rollout.envs.philox import CLOCK
 from rollout.learners.unroll import Batch, Unroll
-from rollout.ledger import ACTOR_DIED, LEARNER_DIED
+from rollout.ledger import LEARNER_DIED
 
 SHARES_CUT = "shares_cut"  # another actor got the environment
-LOST = (ACTOR_DIED, SHARES_CUT, LEARNER_DIED)  # why an episode was not played to its end
+MEMORY = "memory"  # its actor's had grown too far
+OTHER = "other"  # its actor ended, nobody knows why
 NOT_GIVEN = -1
 
 
@@ -23,7 +24,9 @@ class EnvStates:
 
     newest: after its last accepted unroll. trained: after its last unroll trained on.
     num_unrolls, num_trained: how many of each environment, int64 [num_envs].
-    episodes_lost: by reason (see LOST): of environments with hidden state.
+    num_completed: episodes played to their end, of each with hidden state, int64 [num_envs].
+    episodes_lost: of environments with hidden state, not played to their end, by reason: how the
+    actor ended (failing_envs.ending, MEMORY or OTHER), SHARES_CUT, LEARNER_DIED.
     has_hidden_state: the clock is all there is, and whoever takes over begins a new episode.
     """
 
@@ -45,8 +48,9 @@ class EnvStates:
         self.trained = self.newest.copy()
         self.num_unrolls = np.zeros(num_envs, np.int64)
         self.num_trained = np.zeros(num_envs, np.int64)
+        self.num_completed = np.zeros(num_envs, np.int64)
         self._cut = np.full(num_envs, NOT_GIVEN)  # of the share in which it was last given
-        self._has_hidden_state, self._length_at = has_hidden_state, length_at
+        self.has_hidden_state, self._length_at = has_hidden_state, length_at
         self.episodes_lost: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -62,15 +66,15 @@ class EnvStates:
         self.num_unrolls[:] = num_unrolls
         self.num_trained[:] = num_unrolls
 
-    def give(self, envs: np.ndarray, cut: int) -> bytes:
+    def give(self, envs: np.ndarray, cut: int, ended: str = OTHER) -> bytes:
         """What whoever takes these environments over begins with (rollout.envs.batch: restore).
 
-        cut: of the share in which they are given.
+        cut: of the share in which they are given. ended: how the last life that had it did.
         """
         states = self.newest[envs].tobytes()
         hiding = envs[self._are_hidden(envs)]
         if hiding.size:
-            self._restart(hiding, cut)
+            self._restart(hiding, cut, ended)
         self._cut[envs] = cut
         return states
 
@@ -96,6 +100,9 @@ class EnvStates:
 
     def accept(self, envs: np.ndarray, unroll: Unroll) -> None:
         """These environments are further now."""
+        if self.has_hidden_state:
+            ended = unroll.terminated | unroll.truncated
+            self.num_completed[envs] += np.count_nonzero(ended, axis=0)
         self.num_unrolls[envs] += 1
         self.newest[envs] = unroll.env_state
 
@@ -107,21 +114,22 @@ class EnvStates:
     def _are_hidden(self, envs: np.ndarray) -> np.ndarray:
         """Whose states are clocks and no more: of most environments all, or none."""
         if self._length_at is None:
-            return np.full(len(envs), self._has_hidden_state)
+            return np.full(len(envs), self.has_hidden_state)
         lengths = self.newest[envs, self._length_at : self._length_at + 4]
         return np.logical_not(lengths.any(axis=1))
 
-    def _restart(self, envs: np.ndarray, cut: int) -> None:
+    def _restart(self, envs: np.ndarray, cut: int, ended: str) -> None:
         """Environments with hidden state were handed on: an episode that was under way is lost."""
         clocks = self._clocks(self.newest)
         under_way = envs[clocks["t"][envs] > 0]
         last = self._cut[under_way]
         for reason, is_it in (
-            (ACTOR_DIED, last == cut),
+            (ended, last == cut),
             (SHARES_CUT, (last != cut) & (last != NOT_GIVEN)),
             (LEARNER_DIED, last == NOT_GIVEN),
         ):
-            self.episodes_lost[reason] += int(np.count_nonzero(is_it))
+            if is_it.any():
+                self.episodes_lost[reason] += int(np.count_nonzero(is_it))
         clocks["episode"][under_way] += 1
         clocks["t"][under_way] = 0
 

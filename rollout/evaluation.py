@@ -4,32 +4,20 @@ Each episode has an environment of its own and is its first one. Counting all ep
 within some number of steps would favour short ones: an environment ends more of those.
 """
 
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
-from rollout.envs.layouts import action_layout
-from rollout.envs.registry import can_render
-from rollout.errors import OperatorError
 from rollout.policy import Policy, evaluation_seed
-
-if TYPE_CHECKING:
-    from rollout.acting import UnrollActor
-    from rollout.envs.batch import Envs
 
 CHUNK = 256  # environments played at once
 FOREIGN_CHUNK = 16  # of those that Python steps, which may be large
 UNROLL_LENGTH = 128
 MAX_STEPS = 100_000  # of one episode, where the environment has no limit of its own
 RESAMPLES = 2000
-VIDEO_FORMATS = (".gif",)
-FRAME_MS = 30
-MAX_FRAMES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +69,7 @@ def play_episodes(
 def _play_chunk(
     policy: Policy, first_env: int, num_envs: int, deterministic: bool, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    actor = _make_actor(policy, first_env, num_envs, UNROLL_LENGTH, seed)
+    actor = make_player(policy, first_env, num_envs, UNROLL_LENGTH, seed)
     try:
         returns = np.zeros(num_envs, np.float64)
         lengths = np.zeros(num_envs, np.int64)
@@ -106,9 +94,10 @@ def _play_chunk(
     )
 
 
-def _make_actor(
+def make_player(
     policy: Policy, first_env: int, num_envs: int, length: int, seed: int, pictures: bool = False
 ) -> Any:
+    """An actor with a policy's experiment, as make_actor makes it. length: of its unrolls."""
     from rollout.make_actor import make_actor  # with Numba behind it: slow to import
     from rollout.shapes import make_schema
 
@@ -142,118 +131,3 @@ def bootstrap_interval(
     )
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
-
-
-def check_video(policy: Policy, file: Path) -> None:
-    """Raises OperatorError if no video of the policy can be written there; before any work."""
-    if file.suffix.lower() not in VIDEO_FORMATS:
-        raise OperatorError(
-            f"--video {file}: unknown format {file.suffix!r}; wanted a name that ends in "
-            f"{' or '.join(VIDEO_FORMATS)}"
-        )
-    if not can_render(policy.env):
-        raise OperatorError(
-            f"--video {file}: {policy.experiment.env.id} has no render(state, params), or no "
-            "render mode rgb_array, so there is nothing to show"
-        )
-    try:
-        is_new = not file.exists()
-        with open(file, "ab"):
-            pass
-        if is_new:
-            file.unlink()
-    except OSError as error:
-        raise OperatorError(f"--video {file}: cannot be written: {error.strerror}") from error
-
-
-def write_video(policy: Policy, file: Path, number: int = 0) -> int:
-    """Write one deterministic episode as a GIF; returns the number of steps.
-
-    A frame shows what a step began with, the last one what the last step led to (of environments
-    with hidden state there is none such); equal ones in a row become a longer one.
-    """
-    from PIL import Image
-
-    pictures, num_steps = _play(policy, evaluation_seed(policy.experiment.seed, number))
-    frames = [
-        Image.fromarray(picture).convert("P", palette=Image.Palette.ADAPTIVE)
-        for picture in pictures
-    ]
-    try:
-        frames[0].save(file, save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
-    except OSError as error:
-        raise OperatorError(f"--video {file}: cannot be written: {error.strerror}") from error
-    return num_steps
-
-
-def _play(policy: Policy, seed: int) -> tuple[list[np.ndarray], int]:
-    """Pictures of a deterministic episode, and how many steps it has."""
-    actor = _make_actor(policy, 0, 1, 1, seed, pictures=True)
-    try:
-        frames, num_steps = _frames(policy, actor)
-    finally:
-        actor.envs.close()
-    for frame in frames:
-        if frame.shape != frames[0].shape:
-            shapes = f"{frames[0].shape}, then {frame.shape}"
-            raise EnvError(f"{policy.experiment.env.id}: render gave {shapes}")
-    return frames, num_steps
-
-
-def _frames(policy: Policy, actor: Any) -> tuple[list[np.ndarray], int]:
-    frames, num_steps = [_frame(actor.envs)], 0
-    while num_steps < MAX_FRAMES:
-        num_steps += 1
-        before = actor.envs.snapshot()
-        actor.act(policy.parameters, greedy=True)
-        if not actor.buffer.num_episodes:
-            frames.append(_frame(actor.envs))
-            continue
-        if not policy.env.has_hidden_state:
-            frames.append(_frame(_without_reset(actor, before)))
-        break
-    return frames, num_steps
-
-
-def _without_reset(actor: "UnrollActor", before: bytes) -> "Envs":
-    """The environment after the step that has ended its episode, where `actor` began the next.
-
-    before: its state before that step. In plain Python.
-    """
-    from rollout.envs.batch import Envs, load_env_kernels, record_dtype  # with Numba
-    from rollout.envs.records import records
-
-    env, layout = actor.envs.env, action_layout(actor.envs.env.action_space)
-    ended = Envs(env, 1, 0, jit=False, begin=False)
-    ended.record_bytes[:] = np.frombuffer(before, np.uint8)
-    ended.params[:] = actor.envs.params
-    action = actor.buffer.unroll().action[0, 0]
-    if not layout.choices:
-        action = np.clip(action, layout.low, layout.high).astype(np.float32)
-    load_env_kernels(env, jit=False).step_one(
-        records(ended.record_bytes, record_dtype(env)),
-        records(ended.params_bytes, env.params_dtype()),
-        0,
-        action,
-    )
-    return ended
-
-
-def _frame(envs: "Envs") -> np.ndarray:
-    """What the author's `render` gives; raises EnvError if that is no picture."""
-    name = envs.env.__qualname__
-    try:
-        frame = envs.render(0)
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise EnvError(
-            f"environment {name}: render fails at {last.filename}:{last.lineno}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    is_array = isinstance(frame, np.ndarray)
-    if not (is_array and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
-        found = f"{frame.dtype} {list(frame.shape)}" if is_array else type(frame).__name__
-        raise EnvError(
-            f"environment {name}: render returns {found}, wanted uint8 [height, width, 3]"
-        )
-    return frame

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from rollout.env_source import EnvSource, VectorizationMode
 from rollout.errors import ConfigError
@@ -22,6 +22,7 @@ from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, rea
 from rollout.experiment_rules import MAX_UNROLL_LENGTH, broken_rules, resolve_params
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.settings import Kinds, Settings
+from rollout.sizes import SIZE_PATTERN, parse_size
 
 if TYPE_CHECKING:
     from rollout.envs.registry import AnyEnv
@@ -126,10 +127,28 @@ class FleetSettings(Settings):
         description="seconds an unroll may take before its actor is replaced; left out, 20 times "
         "the longest measured, at least 10; and 60 for each step of the first",
     )
+    max_actor_memory: Annotated[
+        Annotated[
+            int,
+            Field(ge=1, le=2**63 - 1),
+            BeforeValidator(
+                lambda value: parse_size(value) if isinstance(value, str) else value,
+                json_schema_input_type=Annotated[int, Field(ge=1, le=2**63 - 1)]
+                | Annotated[str, Field(pattern=SIZE_PATTERN)],
+            ),
+        ]
+        | None,
+        Wanted('bytes, as an integer ≥ 1 or as text such as "500 MB" or "2 GiB"'),
+    ] = Field(
+        default=None,
+        description="how far an actor's memory may grow before it begins anew, between two "
+        "unrolls; left out, without limit",
+    )
     on_env_failure: Literal["stop", "set_aside"] = Field(
         default="stop",
-        description="what becomes of a run when an environment fails at the same step three times; "
-        "set_aside goes on without that environment",
+        description="what becomes of a run when an environment fails at the same step three times, "
+        "or again and again without completing an episode if its state is hidden; set_aside goes "
+        "on without that environment",
     )
     engine: Literal["local"] = Field(default="local", description="what starts the processes")
 
@@ -245,14 +264,14 @@ class Experiment(Settings):
         """All that the learning curve depends on, as tables that JSON can hold.
 
         Left out is where, how carefully and for how long it runs: name, fleet.num_actors,
-        fleet.hang_s, fleet.on_env_failure, fleet.engine, checkpoint.* and stop.*, but for the
-        stop.env_steps towards which a learning rate is annealed.
+        fleet.hang_s, fleet.max_actor_memory, fleet.on_env_failure, fleet.engine, checkpoint.* and
+        stop.*, but for the stop.env_steps towards which a learning rate is annealed.
         """
         tables = self.model_dump(
             mode="json",
             exclude={
                 "name": True,
-                "fleet": {"num_actors", "hang_s", "on_env_failure", "engine"},
+                "fleet": {"num_actors", "hang_s", "max_actor_memory", "on_env_failure", "engine"},
                 "checkpoint": True,
                 "stop": True,
             },

@@ -1,19 +1,29 @@
 """Environments in whose steps actors died: who it was, at which step, and when it is enough.
 
 An actor's death says where it was (control.ActorEnded); which step of the environment's life that
-is shows only when its next life has said how many unrolls were lost with the former one.
+is shows only when its next life has said how many unrolls were lost with the former one. With
+hidden state no step of a life comes again, and what counts is whether episodes are completed.
 """
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from rollout.control import ActorEnded
 from rollout.env_states import EnvStates
+from rollout.envs.philox import CLOCK, episode_seed
 from rollout.errors import RunFailed
-from rollout.failures import MOST_FAILURES, Ending, EnvFailures, Failure, save_failure
+from rollout.experiment_rules import MAX_UNROLL_LENGTH
+from rollout.failures import (
+    MOST_FAILURES,
+    Ending,
+    EnvFailures,
+    Failure,
+    FailureRows,
+    save_failure,
+)
 from rollout.host_memory import NOWHERE
 from rollout.plan import HostPlan
 from rollout.published_weights import PublishedWeights
@@ -22,7 +32,7 @@ from rollout.supervisor import how_ended, signal_name
 
 @dataclass(frozen=True)
 class Failing:
-    """An environment that failed at the same step too often. text: what people are told."""
+    """An environment that failed too often. text: what people are told."""
 
     env: int
     text: str
@@ -39,10 +49,12 @@ class FailingEnvs:
         self._weights = weights
         self._folder = folder
         self._failures = EnvFailures()
+        self._rows = FailureRows()
         self._suspects: dict[int, tuple[int, ActorEnded]] = {}  # by actor: environment, and end
 
     def __repr__(self) -> str:
-        return f"FailingEnvs({self._failures!r}, {len(self._suspects)} suspected)"
+        counted = self._rows if self._states.has_hidden_state else self._failures
+        return f"FailingEnvs({counted!r}, {len(self._suspects)} suspected)"
 
     @property
     def versions(self) -> set[int]:
@@ -52,6 +64,17 @@ class FailingEnvs:
     def suspect(self, env: int, ended: ActorEnded) -> None:
         """An actor died in a step of this environment."""
         self._suspects[ended.actor] = env, ended
+
+    def place(self, env: int, ended: ActorEnded) -> str:
+        """Where an actor died: the environment, and what helps to see it do so again."""
+        text = f"environment {env} of {self._plan.env_source.id}"
+        if ended.place < 0:
+            text += " or one that is stepped with it"
+        if ended.episode < 0:
+            return text
+        seed = episode_seed(self._plan.seed, env, ended.episode)
+        steps = f"{ended.episode_t:,} step{'' if ended.episode_t == 1 else 's'}"
+        return f"{text}, {steps} after reset(seed={seed})"
 
     def forget(self, actor: int) -> None:
         """Its host is gone, which says nothing of environments."""
@@ -68,8 +91,16 @@ class FailingEnvs:
             return None
         unroll_index = int(self._states.num_unrolls[env])
         step = (unroll_index + lost) * self._plan.schema.unroll_length + ended.t
-        count = self._failures.record(env, step)
-        if count < MOST_FAILURES or (lost and count < MOST_FAILURES**2):
+        if self._states.has_hidden_state:
+            t = ended.episode_t if ended.episode_t >= 0 else step
+            num_completed = int(self._states.num_completed[env])
+            count, is_enough = self._rows.record(env, num_completed, step, t)
+            how = f"failed {count} times without completing an episode in between"
+        else:
+            count = self._failures.record(env, step)
+            is_enough = count >= (MOST_FAILURES**2 if lost else MOST_FAILURES)
+            how = f"failed {count} times at its step {step}"
+        if not is_enough:
             return None
         failure = self._describe(ended, env, unroll_index, lost)
         try:
@@ -79,8 +110,8 @@ class FailingEnvs:
             move = f"no replay file: {error}"
         return Failing(
             env,
-            f"environment {env} failed {count} times at its step {step}: the actor "
-            f"{how_ended(ended)}; {move}",
+            f"environment {env} {how}: the actor {how_ended(ended)}, in {self.place(env, ended)}; "
+            f"{move}",
         )
 
     def _describe(self, ended: ActorEnded, env: int, unroll_index: int, lost: int) -> Failure:
@@ -91,23 +122,33 @@ class FailingEnvs:
             version = max(0, unroll_index - plan.policy_lag)
         if version not in self._weights:
             version = self._weights.newest
+        schema, state, t = plan.schema, self._states.newest[env].copy(), ended.t
+        if self._states.has_hidden_state and 0 <= ended.episode_t < MAX_UNROLL_LENGTH:
+            # The whole episode, since only the seed it began with is known.
+            clock = np.frombuffer(state, CLOCK, 1)
+            clock["episode"], clock["t"] = ended.episode, 0
+            t = ended.episode_t
+            schema, unroll_index = replace(schema, unroll_length=t + 1), 0
+        elif lost or ended.place < 0:
+            t = NOWHERE
         return Failure(
             env_source=plan.env_source,
             seed=plan.seed,
             env=env,
             unroll_index=unroll_index,
-            t=ended.t if lost == 0 else NOWHERE,
+            t=t,
             weights_version=version,
             network=plan.network,
-            schema=plan.schema,
-            ended=_ending(ended),
+            schema=schema,
+            ended=ending(ended),
             error=_error(ended),
             weights=np.array(self._weights.vector(version)),
-            env_state=self._states.newest[env].copy(),
+            env_state=state,
         )
 
 
-def _ending(ended: ActorEnded) -> Ending:
+def ending(ended: ActorEnded) -> Ending:
+    """How an actor ended, in a word."""
     if ended.hung_s > 0:
         return "hang"
     if ended.status < 0:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,8 @@ from rollout.learners.unroll import UnrollSchema
 from rollout.run_directory import write_atomically
 
 MOST_FAILURES = 3  # of an environment at the same step: then it is not by chance
+MOST_IN_A_ROW = 9  # at any steps: even if half of all episodes fail, hardly so many in a row do
+ENOUGH_STEPS = 10_000  # a life that costs a second's restart, and learns from so many, is worth it
 
 FORMAT = 3  # raised when a reader of today could not read it
 
@@ -55,6 +58,49 @@ class EnvFailures:
             del self._counts[next(iter(self._counts))]  # the one that is longest ago
         self._counts[env, step] = count
         return count
+
+
+@dataclass
+class Row:
+    """Failures of one environment, see FailureRows. ts: the steps of its episodes they were at."""
+
+    num_completed: int
+    num_steps: int
+    ts: list[int] = field(default_factory=list)
+
+
+class FailureRows:
+    """Failures of environments with hidden state, of each in a row: no episode was completed since.
+
+    A new life begins with another episode, so what fails in step 200 of each comes to that place at
+    another step of its life every time; it completes no episode, though. One that fails now and
+    then does. What never completes any, as its episodes have no end, gets far instead.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Row] = {}
+
+    def __repr__(self) -> str:
+        longest = max((len(row.ts) for row in self._rows.values()), default=0)
+        return f"FailureRows({len(self._rows)} environments, {longest} failures at most)"
+
+    def record(self, env: int, num_completed: int, num_steps: int, t: int) -> tuple[int, bool]:
+        """Count a failure; returns how many are in the row now, and whether these are enough.
+
+        num_completed: episodes of the environment. num_steps: of its whole life. t: the step of the
+        episode it failed at.
+        """
+        row = self._rows.get(env)
+        if (
+            row is None
+            or row.num_completed < num_completed
+            or (num_steps - row.num_steps >= ENOUGH_STEPS and t not in row.ts)
+        ):
+            row = self._rows[env] = Row(num_completed, num_steps)
+        row.num_steps = num_steps
+        row.ts.append(t)
+        is_enough = row.ts.count(t) >= MOST_FAILURES or len(row.ts) >= MOST_IN_A_ROW
+        return len(row.ts), is_enough
 
 
 class FailureFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

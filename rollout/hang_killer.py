@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rollout import processes
+from rollout.control import ActorOutgrew
 from rollout.host_memory import HostPage
 from rollout.supervisor import LOOK_S, HangWatch
 from rollout.template_process import TemplateProcess
@@ -25,8 +26,9 @@ MOST_PAUSED_LOOKS = 10  # at a template that is stopped, before it is replaced
 class Life:
     """One life of an actor, from its fork until it is reaped.
 
-    error: what it had to say. hung_s: how long it had been at an unroll when it was killed for it.
-    paused_ns: since when it is stopped (SIGSTOP); 0: it is not.
+    error, raised_at: what it had to say. hung_s: how long it had been at an unroll when it was
+    killed for it. paused_ns: since when it is stopped (SIGSTOP); 0: it is not. outgrew: what it
+    said if it ended for its memory.
     """
 
     actor: int
@@ -34,8 +36,10 @@ class Life:
     slot: int
     pid: int
     error: str = ""
+    raised_at: str = ""
     hung_s: float = 0.0
     paused_ns: int = 0
+    outgrew: ActorOutgrew | None = None
 
 
 @dataclass

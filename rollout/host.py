@@ -22,12 +22,14 @@ from rollout.hang_killer import HangKiller, Life
 from rollout.host_memory import NOWHERE, HostPage, WeightsFiles
 from rollout.host_weights import HostWeights
 from rollout.plan import HostPlan, read_record
+from rollout.sizes import show_size
 from rollout.supervisor import Lives, Supervisor, how_ended
 from rollout.template_process import TemplateProcess
 
 ROOM_FOR_MESSAGES = 1 << 16  # bytes; weights are the largest thing a learner sends
 REAP_S = 0.01  # between two looks for those that a dead template has left
 LAST_REAP_S = 10.0  # for what has been killed to be gone at the end, thousands perhaps
+MOST_OUTGROWN = 3  # lives in a row whose memory has grown too far in the first unroll
 MOST_FORKING = 256  # actors asked for and not there yet: neither pipe can fill up
 
 
@@ -76,6 +78,7 @@ class HostAgent:
         self._next_incarnation = [0] * plan.num_actors
         self._lives: dict[int, Life] = {}  # by pid
         self._forking: set[int] = set()  # slots
+        self._outgrown: dict[int, int] = {}  # by slot: lives in a row whose memory grew at once
         self._is_over = self._is_leaving = self._has_been_ready = False
         self._is_hopeless = False  # no other template will do better
         self._start_template_at_s: float | None = None
@@ -215,7 +218,11 @@ class HostAgent:
                 self._supervise(report.actor, f"could not be forked: {report.error}")
             case control.ActorError():
                 if report.pid in self._lives:
-                    self._lives[report.pid].error = report.error
+                    life = self._lives[report.pid]
+                    life.error, life.raised_at = report.error, report.raised_at
+            case control.ActorOutgrew():
+                if report.pid in self._lives:
+                    self._lives[report.pid].outgrew = report
             case control.ActorPaused():
                 if report.pid in self._lives:
                     paused_ns = time.monotonic_ns() if report.is_paused else 0
@@ -288,11 +295,26 @@ class HostAgent:
         self._next_incarnation[slot] += 1
 
     def _on_actor_end(self, pid: int, status: int) -> None:
+        life = self._lives.get(pid)
         ended = self._end_life(pid, status)
-        if ended is None:
+        if life is None or ended is None:
             return
         self._kill_orphans()
-        self._supervise(ended.actor, how_ended(ended))
+        if life.outgrew is None:
+            self._supervise(ended.actor, how_ended(ended))
+            return
+        row = self._outgrown.get(life.slot, 0) + 1 if life.outgrew.is_at_once else 0
+        self._outgrown[life.slot] = row
+        self._supervisor.begin([life.slot], time.monotonic())
+        if row >= MOST_OUTGROWN:
+            self._tell(
+                control.Failed(
+                    f"actor {life.actor} has more than fleet.max_actor_memory = "
+                    f"{self._plan.max_actor_memory} bytes after the first unroll of each of {row} "
+                    f"lives, the last one {show_size(ended.outgrown_bytes)}; raise the limit, or "
+                    "mend what leaks in the environment"
+                )
+            )
 
     def _supervise(self, actor: int, error: str) -> None:
         """Have the actor's next life begin in good time, if there is to be one."""
@@ -310,8 +332,8 @@ class HostAgent:
         self._hangs.let_go(pid)
         moment = self._page.end_life(life.slot)
         place, t = divmod(moment.position, self._plan.schema.unroll_length)
-        if moment.position < 0:
-            place = t = NOWHERE
+        if moment.position < 0:  # see ForeignEnvs.say_position
+            place, t = NOWHERE, max(NOWHERE, -2 - moment.position)
         ended = control.ActorEnded(
             actor=life.actor,
             incarnation=life.incarnation,
@@ -322,6 +344,10 @@ class HostAgent:
             place=place,
             t=t,
             weights_version=moment.weights_version,
+            raised_at=life.raised_at,
+            episode=moment.episode,
+            episode_t=moment.episode_t,
+            outgrown_bytes=life.outgrew.size_bytes if life.outgrew else 0,
         )
         self._tell(ended)
         return ended

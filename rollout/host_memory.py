@@ -26,12 +26,20 @@ HEAD = np.dtype(
 # An actor's own numbers; a cache line each. They go on from life to life.
 SLOT = np.dtype(
     {
-        "names": ["produced", "produced_steps", "began_ns", "longest_ns", "position", "version"],
         # unrolls sealed; steps in them, see `Slot.count`; when the unroll in the making was begun
         # (time.monotonic_ns; 0: none is); the longest one; the environment being stepped;
-        # the weights that act it
-        "formats": [np.uint64, (np.uint64, 2), np.int64, np.int64, np.int64, np.int64],
-        "offsets": [0, 8, 24, 32, 40, 48],
+        # the weights that act it; the number of its episode, and the steps of it that are done
+        "names": [
+            "produced",
+            "produced_steps",
+            "began_ns",
+            "longest_ns",
+            "position",
+            "version",
+            "episode",
+        ],
+        "formats": [np.uint64, (np.uint64, 2), *[np.int64] * 4, (np.int32, 2)],
+        "offsets": [0, 8, 24, 32, 40, 48, 56],
         "itemsize": 64,
     }
 )
@@ -46,10 +54,15 @@ def host_page_bytes(num_actors: int) -> int:
 
 
 class Moment(NamedTuple):
-    """Where an actor was when it died, see SLOT. position: NOWHERE outside of an unroll."""
+    """Where an actor was when it died, see SLOT. position: NOWHERE outside of an unroll.
+
+    episode, episode_t: NOWHERE where compiled code steps the environment.
+    """
 
     position: int
     weights_version: int
+    episode: int = -1
+    episode_t: int = -1
 
 
 class HostPage:
@@ -118,9 +131,12 @@ class HostPage:
         """Tell where a dead actor was; it is nowhere then."""
         record = self.slots[slot]
         is_acting = record["began_ns"] != 0
-        moment = Moment(int(record["position"]) if is_acting else NOWHERE, int(record["version"]))
+        version = int(record["version"])
+        moment = Moment(NOWHERE, version)
+        if is_acting:
+            moment = Moment(int(record["position"]), version, *record["episode"].tolist())
         record["began_ns"] = 0
-        record["position"] = NOWHERE
+        record["position"] = record["episode"] = NOWHERE
         return moment
 
     def _wake(self) -> None:
@@ -132,7 +148,8 @@ class Slot:
     """One actor's numbers on its host's page; written by its present life only.
 
     position: int64 [1], written by the acting kernel before each step: (place in the share) × T +
-    (step of the unroll), or NOWHERE.
+    (step of the unroll), or NOWHERE. episode: int32 [2], written where Python steps the
+    environments: the number of the episode, and the steps of it that are done.
     """
 
     def __init__(self, page: HostPage, index: int) -> None:
@@ -142,9 +159,8 @@ class Slot:
         self._began_ns = record["began_ns"]
         self._longest_ns = record["longest_ns"]
         self._version = record["version"]
-        self.position = record["position"]
-        self.position[0] = NOWHERE
-        self._began_ns[0] = 0
+        self.position, self.episode = record["position"], record["episode"][0]
+        self.rest()
 
     @property
     def produced(self) -> tuple[int, int]:
@@ -175,6 +191,7 @@ class Slot:
     def rest(self) -> None:
         """Nothing of an environment's is being run."""
         self.position[0] = NOWHERE
+        self.episode[:] = NOWHERE
         self._began_ns[0] = 0
 
 

@@ -20,10 +20,11 @@ import zmq
 
 from rollout import control, run_places
 from rollout.cluster import Cluster
+from rollout.env_states import MEMORY, OTHER
 from rollout.envs.errors import EnvError
 from rollout.errors import RunFailed
 from rollout.events import Event, FleetFailed, FleetStopped, Notice, PhaseChanged
-from rollout.failing_envs import FailingEnvs
+from rollout.failing_envs import FailingEnvs, ending
 from rollout.host_memory import NOWHERE, HostPage
 from rollout.inbox import LIVES_PER_AGENT, NO_LIFE, Inbox
 from rollout.published_weights import PublishedWeights
@@ -88,8 +89,10 @@ class Hosts:
         self._num_actors = cluster.plan.num_actors
         self._is_stopping = self._is_local_over = self._is_over = False
         self._logged: set[str] = set()
+        self._endings: dict[int, str] = {}  # of former lives, by actor
         self.alive: set[int] = set()
         self.actor_restarts = 0
+        self.memory_restarts = 0  # of those
         self.host_restarts = 0
         self.set_aside: set[int] = set()  # environments
         self.refused = 0
@@ -175,6 +178,10 @@ class Hosts:
             self._inbox.shares.set_aside(failing.env)
         else:
             self._fail(failing.text)
+
+    def take_ending(self, actor: int) -> str:
+        """How the actor's former life ended, said once."""
+        return self._endings.pop(actor, OTHER)
 
     def on_end(self, end: int) -> None:
         """A process that was watched has ended."""
@@ -307,7 +314,10 @@ class Hosts:
                     and message.actor in self.alive
                     and NOWHERE <= message.place < self._cluster.plan.num_envs
                     and NOWHERE <= message.t < self._cluster.plan.schema.unroll_length
-                    and (message.place < 0 or 0 <= message.weights_version <= newest)
+                    and (message.t < 0 or 0 <= message.weights_version <= newest)
+                    and NOWHERE <= message.episode < 2**31
+                    and NOWHERE <= message.episode_t < 2**31
+                    and message.outgrown_bytes >= 0
                 )
             case control.Stopped():
                 counts = (message.produced, message.produced_steps)
@@ -378,12 +388,27 @@ class Hosts:
         if self._is_stopping or host.is_told_to_stop:
             return
         self.actor_restarts += 1
-        self._notice(f"actor {ended.actor} (process {ended.pid}) {how_ended(ended)}")
+        self._endings[ended.actor] = MEMORY if ended.outgrown_bytes else ending(ended)
+        text = f"actor {ended.actor} (process {ended.pid}) {how_ended(ended)}"
+        if ended.outgrown_bytes:
+            self._on_outgrown(text)
+            return
         share = self._inbox.shares.of(ended.actor)
         is_env_failure = ended.hung_s > 0 or ended.status not in (-signal.SIGKILL, -signal.SIGTERM)
-        if share is not None and is_env_failure and 0 <= ended.place < share.num_envs:
-            env = int(self._inbox.shares.order[share.first_env + ended.place])
+        if share is not None and is_env_failure and ended.t >= 0 and ended.place < share.num_envs:
+            # A vector environment fails as a whole; the first of its environments stands for it.
+            env = int(self._inbox.shares.order[share.first_env + max(0, ended.place)])
             self._failing.suspect(env, ended)
+            text += f", in {self._failing.place(env, ended)}"
+        self._notice(text)
+
+    def _on_outgrown(self, text: str) -> None:
+        """People are told of the first one; the rest is in the log, and in metrics."""
+        self.memory_restarts += 1
+        if self.memory_restarts == 1:
+            self._notice(f"{text} (fleet.max_actor_memory); it begins anew, as will others")
+        else:
+            log.warning(text)
 
     def _on_giving_up(self, message: control.GaveUp) -> None:
         self._notice(f"actor {message.actor} is given up; it first {message.first_error}")

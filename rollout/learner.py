@@ -344,6 +344,7 @@ def _fleet_numbers(statistics: ReceiverStatistics, ledger: Ledger | None) -> dic
     """What befell the fleet, and the account of all unrolls, by name."""
     numbers: dict[str, float] = {
         "actor_restarts": statistics.actor_restarts,
+        "memory_restarts": statistics.memory_restarts,
         "host_restarts": statistics.host_restarts,
         "envs_set_aside": statistics.envs_set_aside,
         "episodes_lost": sum(statistics.episodes_lost.values()),

@@ -269,12 +269,20 @@ def final_report(summary: Summary, run: RunDirectory, stop_reason: str | None) -
     lines = [
         first,
         f"{summary.updates:,} updates, {steps}.",
+        *_lost(summary.episodes_lost),
         f"Run: {run.path}",
         "",
         "Next:",
         *(f"  {command}" for command in next_commands(run)),
     ]
     return "\n".join(lines)
+
+
+def _lost(episodes: Mapping[str, int]) -> Iterator[str]:
+    """A line on episodes that were not played to their end, if there are any."""
+    by_reason = ", ".join(f"{n:,} by {why.replace('_', ' ')}" for why, n in episodes.items() if n)
+    if by_reason:
+        yield f"{sum(episodes.values()):,} episodes lost: {by_reason}."
 
 
 def next_commands(run: RunDirectory) -> Iterator[str]:

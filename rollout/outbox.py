@@ -96,6 +96,11 @@ class Outbox:
         while self._unacknowledged >= self._plan.window or self._has_answers():
             self._receive()
 
+    def wait_acknowledged(self) -> None:
+        """Return when all that was sent is in a batch; blocks in the kernel until then."""
+        while self._unacknowledged:
+            self._receive()
+
     @property
     def _unacknowledged(self) -> int:
         return self._sequence - self._acknowledged

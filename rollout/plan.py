@@ -16,7 +16,8 @@ class HostPlan(msgspec.Struct, frozen=True):
 
     run: 16 random bytes. socket_directory: the run's own, 0700; the learner's. memory_directory:
     this host's own, 0700. num_actors: of this host. window: unacknowledged unrolls an actor may
-    have. hang_s: seconds an unroll may take; None: derived from those measured.
+    have. hang_s: seconds an unroll may take; None: derived from those measured. max_actor_memory:
+    bytes that an actor's memory may grow by; None: no limit.
     """
 
     run: bytes
@@ -30,6 +31,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     policy_lag: int
     window: int
     hang_s: float | None
+    max_actor_memory: int | None
     network: NetworkSpec
     schema: UnrollSchema
 

@@ -55,6 +55,7 @@ class ReceiverStatistics:
     num_actors_alive: int
     num_actors: int
     actor_restarts: int
+    memory_restarts: int
     host_restarts: int
     envs_set_aside: int
     episodes_lost: dict[str, int]
@@ -124,6 +125,7 @@ class Receiver:
             num_actors_alive=len(self._hosts.alive),
             num_actors=self._hosts.num_actors,
             actor_restarts=self._hosts.actor_restarts,
+            memory_restarts=self._hosts.memory_restarts,
             host_restarts=self._hosts.host_restarts,
             envs_set_aside=len(self._hosts.set_aside),
             episodes_lost=dict(self._inbox.states.episodes_lost),
@@ -285,7 +287,7 @@ class Receiver:
         inbox = self._inbox
         envs = inbox.shares.order[share.first_env : share.first_env + share.num_envs]
         inbox.account.grant(actor, inbox.schema.unroll_length * share.num_envs)
-        states = inbox.states.give(envs, share.cut)
+        states = inbox.states.give(envs, share.cut, self._hosts.take_ending(actor))
         receiver = routing_id(actor, inbox.actors[actor].incarnation)
         place = (share.next_unroll, share.cut, share.first_env, share.num_envs)
         self._reply(receiver, Answer.WELCOME, *place, payload=states)

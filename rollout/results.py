@@ -172,6 +172,7 @@ def summarize(
         params_digest=params_digest(parameters),
         num_actors=experiment.fleet.num_actors,
         actor_restarts=statistics.actor_restarts if statistics else 0,
+        memory_restarts=statistics.memory_restarts if statistics else 0,
         host_restarts=statistics.host_restarts if statistics else 0,
         envs_set_aside=aside,
         episodes_lost=dict(lost),

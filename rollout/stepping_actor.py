@@ -46,6 +46,7 @@ class SteppingActor:
         if position is not None:
             envs.say_position(position, schema.unroll_length)
         self.buffer = UnrollBuffer(schema, envs.num_envs)
+        self._began = envs.clocks  # at the unroll's start
         self._num_parameters, self._num_outputs = network.num_parameters, network.head.num_outputs
         self._workspace = Workspace(network)
         self._kernels = load_choosing_kernels(envs.env, network, schema)
@@ -88,6 +89,7 @@ class SteppingActor:
         self._kernels.pack_weights(weights, packed)
         unroll, envs = self.buffer.fixed, self.envs
         clocks = envs.clocks.view(np.uint8)
+        self._began = envs.clocks.copy()
         finals = episodes = 0
         unroll.observation[0] = envs.observation()
         for t, (chosen, stepped) in enumerate(zip(self._choosing, self._stepping, strict=True)):
@@ -138,6 +140,13 @@ class SteppingActor:
         for name, found in self._quantities(room.final_observation[:finals]):
             self._check(found, name, lambda k, *_: (room.final_t[k], room.final_env[k]))
 
+    def _episode_at(self, t: int, i: int) -> tuple[int, int]:
+        """The number of the episode at step t of environment i, and how many steps are done."""
+        unroll, began = self.buffer.fixed, self._began[i]
+        ends = np.flatnonzero(unroll.terminated[:t, i] | unroll.truncated[:t, i])
+        done = t - 1 - ends[-1] if len(ends) else began["t"] + t
+        return int(began["episode"]) + len(ends), int(done)
+
     def _quantities(self, observation: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """The parts of observations [..., *layout.shape] that are floats, with their names."""
         layout = observation_layout(self.envs.env.observation_space)
@@ -153,6 +162,7 @@ class SteppingActor:
             wrong = tuple(np.argwhere(~np.isfinite(found))[0])
             t, i = map(int, place(*wrong[:2]))
             self.envs.position[0] = i * self.buffer.schema.unroll_length + t
+            self.envs.say_episode(*self._episode_at(t, i))
             env = self.envs.env.__name__
             raise EnvError(f"{env}: {name} is {found[wrong]}, wanted a finite number")
 

@@ -40,8 +40,9 @@ class Summary:
     goal_reached: the mean of at least 100 finished episodes reached `stop.episode_return`.
     goal_reached_s: when, in the seconds of wall_s; None without.
     params_digest: see the function of this name, of the final policy.
-    actor_restarts, host_restarts: since the process started. envs_set_aside: environments that
-        failed and are acted no more. episodes_lost: of environments with hidden state, by reason.
+    actor_restarts, host_restarts: since the process started. memory_restarts: of those of actors,
+        for fleet.max_actor_memory. envs_set_aside: environments that failed and are acted no more.
+        episodes_lost: of environments with hidden state, by reason.
     """
 
     env_steps: int
@@ -54,6 +55,7 @@ class Summary:
     params_digest: str
     num_actors: int
     actor_restarts: int
+    memory_restarts: int
     host_restarts: int
     envs_set_aside: int
     episodes_lost: Mapping[str, int]

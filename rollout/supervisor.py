@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from rollout.control import ActorEnded
+from rollout.sizes import show_size
 from rollout.wire import REFUSED
 
 MOST_FAILURES = 6  # in a row, without an unroll in between; then it is given up
@@ -27,12 +28,15 @@ HINTS = {int(number): OUT_OF_BOUNDS for number in (signal.SIGSEGV, signal.SIGABR
 
 def how_ended(ended: ActorEnded) -> str:
     """What became of an actor, as the end of a sentence about it."""
+    if ended.outgrown_bytes:
+        return f"ended itself: its memory had grown by {show_size(ended.outgrown_bytes)}"
     if ended.hung_s > 0:
         return f"hung for {ended.hung_s:.1f} s and was killed; run.log has its stack"
     if ended.status < 0:
         hint = ended.error or HINTS.get(-ended.status, "")
         return f"was killed by {signal_name(-ended.status)}" + (f": {hint}" if hint else "")
-    return f"ended with status {ended.status}" + (f": {ended.error}" if ended.error else "")
+    place = f" ({ended.raised_at})" if ended.raised_at else ""
+    return f"ended with status {ended.status}" + (f": {ended.error}{place}" if ended.error else "")
 
 
 def signal_name(number: int) -> str:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from rollout import control, processes, run_places
-from rollout.envs.errors import EnvError
+from rollout.envs.errors import EnvError, raised_at
 from rollout.plan import HostPlan, read_record, write_record
 
 if TYPE_CHECKING:
     from rollout.envs.registry import AnyEnv
 
 ERROR_BYTES = 3000  # with what is around it, this stays below what a pipe writes in one piece
+PLACE_BYTES = 500
 
 
 def main() -> None:
@@ -165,7 +166,7 @@ class Template:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             # The agent asks for the stack of an actor that hangs; it goes to the run's log.
             faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True)
-            self._run_actor(
+            outgrew = self._run_actor(
                 self._plan,
                 self._env,
                 self._page,
@@ -174,9 +175,13 @@ class Template:
                 command.slot,
                 command.incarnation,
             )
+            write_record(self._reports, outgrew)
         except BaseException as error:
             traceback.print_exc()
-            write_record(self._reports, control.ActorError(os.getpid(), error_text(error)))
+            place = raised_at(error)[-PLACE_BYTES:]
+            write_record(
+                self._reports, control.ActorError(os.getpid(), error_text(error), cut(place))
+            )
         finally:
             sys.stderr.flush()
             os._exit(1)

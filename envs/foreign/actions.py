@@ -26,7 +26,9 @@ def kit_action_space(space: Any) -> Space:
             np.concatenate([getattr(leaf, bound).reshape(-1) for leaf in leaves])
             for bound in ("low", "high")
         )
-        return Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+        with np.errstate(over="ignore"):  # bounds beyond single precision are none
+            low, high = low.astype(np.float32), high.astype(np.float32)
+        return Box(low, high, dtype=np.float32)
     if not any(isinstance(leaf, Box) for leaf in leaves):
         return MultiDiscrete(np.concatenate([_choices(leaf) for leaf in leaves]))
     raise EnvError(

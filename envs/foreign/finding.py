@@ -66,6 +66,9 @@ def _of_gymnasium(source: EnvSource, gym_id: str) -> ForeignEnv:
 
 
 def _hint(env_id: str, error: Exception) -> str:
+    versions = _versions(env_id)
+    if versions:  # Gymnasium takes the newest that it has, another one some day
+        return f"say which version: {' or '.join(f'{GYMNASIUM}{one}' for one in versions)}"
     if not isinstance(error, UnregisteredEnv):
         said = str(error).partition("\n")[0]
         return f"{type(error).__name__}: {said}{install_hint(error)}"
@@ -77,6 +80,14 @@ def _hint(env_id: str, error: Exception) -> str:
         "an environment that another package registers is named gymnasium:PACKAGE:ID, and the "
         "package has to be installed"
     )
+
+
+def _versions(env_id: str) -> list[str]:
+    """The ids that one without a version may stand for, oldest first."""
+    package, colon, name = env_id.rpartition(":")
+    specs = (spec for spec in gymnasium.registry.values() if spec.version is not None)
+    found = sorted((s.version, s.id) for s in specs if s.id == f"{name}-v{s.version}")
+    return [f"{package}{colon}{one}" for _, one in found]
 
 
 def _of_envpool(source: EnvSource, task_id: str) -> ForeignEnv:

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from rollout.envs import philox
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.actions import kit_action_space
+from rollout.envs.foreign.closing import close
 from rollout.envs.foreign.observations import kit_observation_space
 from rollout.envs.foreign.parallel_games import ParallelGames, is_parallel_env
 from rollout.envs.import_path import first_on_path
@@ -73,7 +74,7 @@ class ForeignEnv:
         except (EnvError, AttributeError) as error:
             raise EnvError(f"environment {env_id!r}: {error}") from None
         finally:
-            env.close()
+            close(env, env_id)
 
     def __repr__(self) -> str:
         return f"ForeignEnv({self.__name__})"

@@ -49,7 +49,9 @@ class Stepped:
 class ForeignEnvs(ABC):
     """Environments first_env, …, first_env + num_envs - 1 of a run.
 
-    clocks: [N] of philox.CLOCK. position[0] tells whoever has to know where it failed, or hangs.
+    clocks: [N] of philox.CLOCK. position[0] tells whoever has to know where it failed, or hangs;
+    episode, int32 [2], the number of the episode there and the steps of it that are done, or -1
+    where an episode has no seed of its own.
     """
 
     def __init__(self, env: ForeignEnv, num_envs: int, seed: int, first_env: int) -> None:
@@ -62,6 +64,8 @@ class ForeignEnvs(ABC):
         layout = observation_layout(env.observation_space)
         self._shown = np.zeros((num_envs, *layout.shape), layout.dtype)
         self.position, self._stride = np.zeros(1, np.int64), 1
+        self.episode = np.full(2, -1, np.int32)
+        self.has_seeded_episodes = not (env.is_vector or env.is_seeded_once)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.env.__name__}, num_envs={self.num_envs})"
@@ -86,6 +90,11 @@ class ForeignEnvs(ABC):
         and -2 - t when nobody can tell which.
         """
         self.position, self._stride = position, stride
+
+    def say_episode(self, number: int, done: int) -> None:
+        """Let `episode` be the number of an episode, and the steps of it that are done."""
+        if self.has_seeded_episodes:
+            self.episode[:] = number, done
 
     def observation(self) -> np.ndarray:
         """What the environments show now: [N, *layout.shape]; not a copy."""
@@ -163,7 +172,7 @@ class ForeignEnvs(ABC):
         """
         clock = self.clocks[i]
         seed, env, episode = int(clock["seed"]), int(clock["env"]), int(clock["episode"])
-        return philox.philox(seed, philox.RESET, env, episode, 0, 0)[0]
+        return philox.episode_seed(seed, env, episode)
 
     def _numbers(self, rewards: Any, t: int) -> np.ndarray:
         """Rewards as float64 [N]."""
@@ -173,6 +182,7 @@ class ForeignEnvs(ABC):
             pairs = enumerate(rewards) if isinstance(rewards, list) else [(0, rewards)]
             i, wrong = next((pair for pair in pairs if not _is_number(pair[1])), (0, rewards))
             self._say_place(i, t)
+            self.say_episode(int(self._episodes[i]), int(self._t[i]))
             raise EnvError(
                 f"{self.env.__name__}: the reward is {wrong!r}, wanted a number"
             ) from None

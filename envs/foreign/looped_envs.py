@@ -7,6 +7,7 @@ import numpy as np
 from rollout.envs import philox
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.actions import action_reader
+from rollout.envs.foreign.closing import close
 from rollout.envs.foreign.foreign_env import PICTURES, ForeignEnv
 from rollout.envs.foreign.foreign_envs import ForeignEnvs, Stepped, five_values, two_values
 from rollout.envs.foreign.observations import Misfit, observation_writer
@@ -38,15 +39,21 @@ class LoopedEnvs(ForeignEnvs):
         super().__init__(env, num_envs, seed, first_env)
         self._write = observation_writer(env.gym_observation_space)
         self._read = action_reader(env.gym_action_space)
-        self._envs = [env.make(PICTURES if pictures else None) for _ in range(num_envs)]
+        self._envs = []
         self._is_seeded = [False] * num_envs
         self._state_dtype = env.state_dtype(state_bytes)
         self._savers = None
-        if self._state_dtype != philox.CLOCK:
-            self._savers = [StateSaver(one) for one in self._envs]
-        if begin:
-            for i in range(num_envs):
-                self._begin(i)
+        try:
+            for _ in range(num_envs):
+                self._envs.append(env.make(PICTURES if pictures else None))
+            if self._state_dtype != philox.CLOCK:
+                self._savers = [StateSaver(one) for one in self._envs]
+            if begin:
+                for i in range(num_envs):
+                    self._begin(i)
+        except BaseException:
+            self.close()
+            raise
 
     def snapshot(self) -> bytes:
         if self._savers is None:
@@ -95,15 +102,19 @@ class LoopedEnvs(ForeignEnvs):
 
     def close(self) -> None:
         for env in self._envs:
-            env.close()
+            close(env, self.env.__name__)
 
     def _step(self, action: np.ndarray, observation: np.ndarray, t: int) -> Stepped:
         position, stride, write, name = self.position, self._stride, self._write, self.env.__name__
         rewards, terminations, truncations = [], [], []
+        episode, is_seeded = self.episode, self.has_seeded_episodes
+        numbers, done = self._episodes.tolist(), self._t.tolist()
         steps = zip(range(self.num_envs), self._envs, self._read(action), observation, strict=True)
         try:
             for i, env, chosen, row in steps:
                 position[0] = i * stride + t
+                if is_seeded:
+                    episode[0], episode[1] = numbers[i], done[i]
                 answer = env.step(chosen)
                 shown, reward, is_terminated, is_truncated, _ = five_values(answer, name)
                 write(row, shown)
@@ -121,6 +132,7 @@ class LoopedEnvs(ForeignEnvs):
     def _begin(self, i: int, t: int = 0) -> None:
         """Begin the episode that the clock of environment i names."""
         self._say_place(i, t)
+        self.say_episode(int(self._episodes[i]), 0)
         if self.env.is_seeded_once and self._is_seeded[i]:
             answer = self._envs[i].reset()
         else:

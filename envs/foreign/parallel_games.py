@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
 from rollout.envs.errors import EnvError
+from rollout.envs.foreign.closing import close
 
 NO_OP = "no_op"  # in the infos: [N] bool, whose step was none
 
@@ -90,4 +91,4 @@ class ParallelGames(VectorEnv):
 
     def close(self, **kwargs: Any) -> None:
         for game in self._games:
-            game.close()
+            close(game, type(game).__name__)

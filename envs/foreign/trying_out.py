@@ -1,10 +1,8 @@
 """Foreign environments, tried before a run begins: do they work, and can their state be saved?"""
 
-import traceback
-
 import numpy as np
 
-from rollout.envs.errors import EnvError
+from rollout.envs.errors import EnvError, raised_at
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.foreign_envs import ForeignEnvs
 from rollout.envs.foreign.looped_envs import LoopedEnvs
@@ -57,10 +55,9 @@ def try_out(env: ForeignEnv, seed: int) -> None:
     except EnvError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         raise EnvError(
-            f"environment {env.__name__!r} fails in its first reset or step, at {last.filename}:"
-            f"{last.lineno}: {type(error).__name__}: {error}"
+            f"environment {env.__name__!r} fails in its first reset or step, at "
+            f"{raised_at(error)}: {type(error).__name__}: {error}"
         ) from error
     finally:
         if envs is not None:

@@ -13,6 +13,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from rollout.envs import philox
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.actions import action_reader
+from rollout.envs.foreign.closing import close
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.foreign_envs import ForeignEnvs, Stepped, five_values, two_values
 from rollout.envs.foreign.observations import Misfit, batch_writer
@@ -41,7 +42,11 @@ class VectorEnvs(ForeignEnvs):
         self._read = action_reader(env.gym_action_space)
         self._is_over = np.zeros(num_envs, np.bool_)  # and the next step begins another episode
         if begin:
-            self._begin_all()
+            try:
+                self._begin_all()
+            except BaseException:
+                self.close()
+                raise
 
     def restore(
         self,
@@ -56,7 +61,7 @@ class VectorEnvs(ForeignEnvs):
         self._begin_all()
 
     def close(self) -> None:
-        self._env.close()
+        close(self._env, self.env.__name__)
 
     def _say_place(self, i: int, t: int) -> None:
         """No one knows which of them is under way."""

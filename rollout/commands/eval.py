@@ -59,9 +59,10 @@ def eval(
       rollout eval runs/cartpole_ppo-20260101-120000 --episodes 1000 --video cartpole.gif
     """
     from rollout.checkpoint import open_checkpoint
-    from rollout.evaluation import check_video, play_episodes, write_video
+    from rollout.evaluation import play_episodes
     from rollout.policy import Policy
     from rollout.run_directory import RunDirectory
+    from rollout.video import check_video, write_video
 
     directory = RunDirectory.open(run)
     loaded = open_checkpoint(directory, checkpoint)

@@ -1,19 +1,22 @@
 """Environments of Gymnasium's kind, as people bring them."""
 
+import functools
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.vector import SyncVectorEnv
 
 
 class Walk(gymnasium.Env):
     """Walks along a line to `goal`; every kind of observation is in it.
 
-    how: what goes wrong at step `at` of each episode.
+    how: what goes wrong at step `at` of each episode, or of those with one of `seeds`. length: of
+    an episode, at most.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -33,16 +36,20 @@ class Walk(gymnasium.Env):
         at: int = 4,
         label: str = "a",
         marks: tuple = (),
+        length: int = 9,
+        seeds: tuple[int, ...] = (),
         render_mode: str | None = None,
     ) -> None:
         self.goal, self.how, self.at = goal, how, at
         self.label, self.marks = label, marks
+        self.length, self.seeds = length, seeds
         self.render_mode = render_mode
         self.x, self.t = 0.0, 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.x, self.t = self.np_random.uniform(-1, 1), 0
+        self.is_to_fail = not self.seeds or seed in self.seeds
         if self.how == "reset":
             return self.observe()
         return self.observe(), {}
@@ -52,8 +59,8 @@ class Walk(gymnasium.Env):
         self.x += float(action) + self.np_random.normal(0, 0.1)
         self.t += 1
         is_over, reward = abs(self.x) > self.goal, 1.0 if self.x > self.goal else -0.1
-        answer = self.observe(), reward, is_over, self.t >= 9, {}
-        if self.t == self.at:
+        answer = self.observe(), reward, is_over, self.t >= self.length, {}
+        if self.t == self.at and self.is_to_fail:
             answer = self.go_wrong(answer)
         return answer
 
@@ -99,6 +106,11 @@ def make_walk(goal: float = 2.0):
     return Walk(goal)
 
 
+def make_walks(num_envs: int, **params: Any):
+    """A function that makes a vector environment."""
+    return SyncVectorEnv([functools.partial(Walk, **params) for _ in range(num_envs)])
+
+
 class Reach(gymnasium.Env):
     """A Box of actions in double precision, whose bounds single precision does not hold."""
 
@@ -115,6 +127,27 @@ class Reach(gymnasium.Env):
         self.place += action.astype(np.float32)
         is_over = bool(np.abs(self.place).max() > 3)
         return self.place.copy(), -float(np.abs(self.place).sum()), is_over, False, {}
+
+
+class Leaks(gymnasium.Env):
+    """Keeps megabytes for each step. length: of an episode."""
+
+    observation_space, action_space = Box(0, 1, (1,)), Discrete(2)
+    kept: ClassVar = []
+
+    def __init__(self, megabytes: float = 1.0, length: int = 20) -> None:
+        self.size_bytes, self.length = int(megabytes * 2**20), length
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.random(1, np.float32), {}
+
+    def step(self, action) -> Any:
+        self.kept.append(b"x" * self.size_bytes)
+        self.t += 1
+        is_over = self.t == self.length
+        return self.np_random.random(1, np.float32), float(action), is_over, False, {}
 
 
 class Seedless(gymnasium.Env):

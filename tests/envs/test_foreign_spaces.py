@@ -47,6 +47,16 @@ SPACES = st.recursive(
 )
 
 
+def test_bounds_beyond_single_precision_are_none():
+    space = Box(np.array([-1e300, -1.0]), np.array([1e300, 1e39]), dtype=np.float64)
+    kept = kit_action_space(space)
+    assert isinstance(kept, Box)
+    np.testing.assert_array_equal(kept.low, np.array([-np.inf, -1.0], np.float32))
+    np.testing.assert_array_equal(kept.high, np.array([np.inf, np.inf], np.float32))
+    (action,) = action_reader(space)(np.array([[3e38, 2.0]], np.float32))
+    assert space.contains(action)
+
+
 def read_by_network(space: Space, row: np.ndarray) -> np.ndarray:
     """What a network reads of a row: categories one-hot, all side by side."""
     in_bytes = row.reshape(-1).view(np.uint8)

@@ -177,5 +177,5 @@ def test_learner_expects_what_a_replacement_actor_goes_on_with(jit):
         for _ in range(unrolls_lost):
             actor.act(weights)
     # The second and the third actor each found all three in the middle of an episode.
-    assert states.episodes_lost == {"actor_died": 6, "shares_cut": 0, "learner_died": 0}
+    assert states.episodes_lost == {"other": 6}
     np.testing.assert_array_equal(states.newest[[0, 3, 4]], states.trained[[0, 3, 4]])

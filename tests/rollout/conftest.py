@@ -116,6 +116,7 @@ def make_summary():
             "params_digest": "ab" * 32,
             "num_actors": 2,
             "actor_restarts": 0,
+            "memory_restarts": 0,
             "host_restarts": 0,
             "envs_set_aside": 0,
             "episodes_lost": {},
@@ -301,6 +302,7 @@ def make_plan():
                 "policy_lag": 1,
                 "window": 2,
                 "hang_s": None,
+                "max_actor_memory": None,
                 "network": make_mlp((4,), CategoricalHead((2,)), (8, 8), "tanh", "shared"),
                 "schema": UnrollSchema(5, (4,), "<f4", (), "<i4", True, state_bytes(CartPole)),
             }

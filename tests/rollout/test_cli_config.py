@@ -53,10 +53,12 @@ def test_config_names_keys_that_have_no_value_with_what_they_would_do(capsys):
     run_main("config", "x.toml")
     *_, fleet, _, _, _, stop, checkpoint, _ = capsys.readouterr().out.split("\n\n")
     assert fleet.startswith("[fleet]\n") and stop.startswith("[stop]\nwall_s = 5")
-    assert fleet.splitlines()[-1] == (
+    assert fleet.splitlines()[-2:] == [
         "# hang_s is unset: seconds an unroll may take before its actor is replaced; left out, "
-        "20 times the longest measured, at least 10; and 60 for each step of the first"
-    )
+        "20 times the longest measured, at least 10; and 60 for each step of the first",
+        "# max_actor_memory is unset: how far an actor's memory may grow before it begins anew, "
+        "between two unrolls; left out, without limit",
+    ]
     assert [line.partition(":")[0] for line in stop.splitlines()[2:]] == [
         "# env_steps is unset",
         "# episode_return is unset",

@@ -271,17 +271,17 @@ def test_reason_for_which_an_episode_was_lost_tells_who_had_the_environment_befo
     states = hidden(2, [3, 0])
     envs = np.arange(2)
     lost = []
-    for cut in (1, 1, 2, 2):
-        states.give(envs, cut)
+    for cut, ended in ((1, "other"), (1, "hang"), (2, "exit"), (2, "exception")):
+        states.give(envs, cut, ended)
         lost.append({reason: count for reason, count in states.episodes_lost.items() if count})
         held = clocks(states.newest)
         held["t"] = [0, 2]  # an unroll later
         states.newest[:] = held.view(np.uint8).reshape(2, -1)
     assert lost == [
         {"learner_died": 1},
-        {"learner_died": 1, "actor_died": 1},
-        {"learner_died": 1, "actor_died": 1, "shares_cut": 1},
-        {"learner_died": 1, "actor_died": 2, "shares_cut": 1},
+        {"learner_died": 1, "hang": 1},
+        {"learner_died": 1, "hang": 1, "shares_cut": 1},
+        {"learner_died": 1, "hang": 1, "shares_cut": 1, "exception": 1},
     ]
 
 

@@ -65,6 +65,7 @@ def test_smallest_experiment_has_the_documented_defaults(write):
             "policy_lag": 1,
             "window": 2,
             "hang_s": None,
+            "max_actor_memory": None,
             "on_env_failure": "stop",
             "engine": "local",
         },
@@ -251,6 +252,24 @@ def test_digest_differs_with_what_the_learning_curve_depends_on(override):
     assert Experiment.from_dict(SMALLEST, [override]).config_digest != digest
 
 
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("500 MB", 500_000_000), ("2GiB", 2 << 30), ("1.5 KiB", 1536), ("17 B", 17), ("4096", 4096)],
+)
+def test_memory_of_an_actor_is_given_in_any_unit(text, size_bytes):
+    experiment = Experiment.from_dict(SMALLEST, [f"fleet.max_actor_memory={text}"])
+    assert experiment.fleet.max_actor_memory == size_bytes
+    assert f"max_actor_memory = {size_bytes}" in resolved_toml(experiment)
+    assert experiment.config_digest == Experiment.from_dict(SMALLEST).config_digest
+
+
+@pytest.mark.parametrize("text", ["0", "-1 GB", "0 MB", "2 gib", "MB", "1e9", "true", '"4096"', ""])
+def test_memory_of_an_actor_that_is_no_size_is_refused(text):
+    wanted = 'wanted bytes, as an integer ≥ 1 or as text such as "500 MB"'
+    with pytest.raises(rollout.experiment.ConfigError, match=wanted):
+        Experiment.from_dict(SMALLEST, [f"fleet.max_actor_memory={text}"])
+
+
 def test_digest_ignores_what_becomes_of_environments_that_fail():
     overrides = ["fleet.mode=async"]
     digest = Experiment.from_dict(SMALLEST, overrides).config_digest
@@ -271,7 +290,7 @@ def test_digest_is_sha256_of_the_documented_keys_as_canonical_json():
     tables = json.loads(experiment.model_dump_json())
     for key in ("name", "stop", "checkpoint"):
         del tables[key]
-    for key in ("num_actors", "hang_s", "on_env_failure", "engine"):
+    for key in ("num_actors", "hang_s", "max_actor_memory", "on_env_failure", "engine"):
         del tables["fleet"][key]
     canonical = json.dumps(tables, sort_keys=True, separators=(",", ":"))
     assert experiment.config_digest == hashlib.sha256(canonical.encode()).hexdigest()

@@ -12,7 +12,14 @@ from rollout.env_source import EnvSource
 from rollout.envs import Envs
 from rollout.envs.classic.cartpole import CartPole
 from rollout.errors import OperatorError, RunFailed
-from rollout.failures import EnvFailures, Failure, load_failure, save_failure
+from rollout.failures import (
+    ENOUGH_STEPS,
+    EnvFailures,
+    Failure,
+    FailureRows,
+    load_failure,
+    save_failure,
+)
 from rollout.learners.network import CategoricalHead, Columns, Dense, initial_parameters, make_mlp
 from rollout.shapes import make_schema
 
@@ -61,6 +68,31 @@ def test_failures_are_counted_by_environment_and_step():
         3,
     ]
     assert repr(counted) == "EnvFailures(3 steps, 3 at most of the same)"
+
+
+def test_failures_in_a_row_are_those_without_a_completed_episode_in_between():
+    rows = FailureRows()
+    failed = [(0, 100, 99), (0, 200, 99), (1, 320, 99), (1, 420, 99), (1, 520, 99)]
+    counts = [rows.record(3, *place) for place in failed]
+    assert counts == [(1, False), (2, False), (1, False), (2, False), (3, True)]
+    assert rows.record(4, 1, 520, 99) == (1, False), "each environment has its own row"
+    assert repr(rows) == "FailureRows(2 environments, 3 failures at most)"
+
+
+def test_failures_at_various_steps_are_enough_when_nine_are_in_a_row():
+    rows = FailureRows()
+    found = [rows.record(0, 7, 500 * life, 100 + life // 2) for life in range(9)]
+    assert found == [(life + 1, life == 8) for life in range(9)]
+
+
+def test_rare_failures_of_what_completes_no_episode_are_never_enough():
+    rows = FailureRows()
+    for life in range(1, 1000):
+        steps = ENOUGH_STEPS + 7 * life
+        assert rows.record(0, 0, life * 20_000, steps) == (1, False)
+    rows = FailureRows()
+    found = [rows.record(0, 0, 20_000 * life, 19_999)[1] for life in range(3)]
+    assert found == [False, False, True], "but not always at the same step"
 
 
 def test_count_forgets_what_is_longest_ago(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,15 +13,18 @@ import pytest
 
 from rollout import api, cli, load_policy
 from rollout.envs.errors import EnvError
-from rollout.errors import ConfigError
-from rollout.evaluation import play_episodes, write_video
+from rollout.envs.philox import episode_seed
+from rollout.errors import ConfigError, RunFailed
+from rollout.evaluation import play_episodes
 from rollout.experiment import as_experiment
 from rollout.run_directory import RunDirectory
+from rollout.video import write_video
 from tests.envs import foreign_samples
 from tests.envs import gymnasium_samples as samples
 
 WALK = f"{samples.__name__}:Walk"
 CARTPOLE = "gymnasium:CartPole-v1"
+RAISES = '            raise RuntimeError("the walker fell")'
 
 
 def tables(env_id: str, **params: object) -> dict:
@@ -99,7 +103,7 @@ def test_killed_actor_costs_episodes_that_are_counted_and_the_run_can_be_resumed
     places.assert_gone()
     summary = RunDirectory.open(command.run).read_summary()
     assert summary is not None and summary["ledger"]["balance"] == 0
-    assert summary["actor_restarts"] == 3 and 0 < summary["episodes_lost"]["actor_died"] <= 9
+    assert summary["actor_restarts"] == 3 and 0 < summary["episodes_lost"]["signal"] <= 9
     resumed = api.train(None, ["stop.env_steps=62000"], resume=command.run)
     assert resumed.summary.env_steps >= 62000 and resumed.summary.ledger.balance == 0
 
@@ -122,18 +126,62 @@ def test_environment_that_fails_again_and_again_ends_the_run_with_its_name(
     )
     places.assert_gone()
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
-    assert "environment 0 failed 3 times at its step 3: the actor" in ended.stderr
+    assert "environment 0 failed 3 times without completing an episode in b" in ended.stderr
     assert said in ended.stderr
+    seed = episode_seed(0, 0, 0)
+    assert f"in environment 0 of worlds:Walk, 3 steps after reset(seed={seed})" in ended.stderr
+    if how == "raise":
+        line = Path("worlds.py").read_text().splitlines().index(RAISES) + 1
+        assert f"the walker fell ({tmp_path}/worlds.py:{line})" in ended.stderr
     (file,) = Path("run/failures").iterdir()
-    replayed = subprocess.run(
-        [sys.executable, "-P", "-m", "rollout", "replay", file],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    replayed = run_replay(file)
     assert replayed.returncode == 1 and "It failed again, in the same way." in replayed.stdout
     if how == "raise":
         assert "worlds.py" in replayed.stdout and "raise RuntimeError" in replayed.stdout
+
+
+def test_environment_that_fails_late_in_each_episode_ends_the_run(places, tmp_path, monkeypatch):
+    """At another step of its life each time: every life begins with another episode."""
+    monkeypatch.chdir(tmp_path)
+    Path("worlds.py").write_text(Path(samples.__file__).read_text())
+    late = ("env.params.how='raise'", "env.params.at=200", "env.params.length=300")
+    others = ("env.params.goal=1e9", "fleet.unroll_length=16", "stop.env_steps=50000")
+    ended = run_command("worlds:Walk", *late, *others)
+    places.assert_gone()
+    assert ended.returncode == 1, ended.stderr
+    assert "failed 3 times without completing an episode in between" in ended.stderr
+    assert "199 steps after reset(seed=" in ended.stderr
+    file = sorted(Path("run/failures").iterdir())[0]
+    assert file.name.endswith("-step-199.safetensors"), "the whole episode"
+    replayed = run_replay(file)
+    assert "It failed again, in the same way." in replayed.stdout, replayed
+
+
+def test_vector_environment_that_fails_late_in_each_episode_ends_the_run(train):
+    params = {"goal": 1e9, "how": "raise", "at": 50, "length": 90}
+    with pytest.raises(RunFailed) as caught:
+        train(f"{samples.__name__}:make_walks", "stop.env_steps=50_000", **params)
+    said = r"environment [03] failed 9 times without completing an episode in between: the actor .*"
+    said += r"the walker fell \(.*gymnasium_samples.py:\d+\), in environment [03] of .* or one that"
+    assert re.match(said, str(caught.value)), caught.value
+
+
+def test_environment_that_fails_late_in_each_episode_is_set_aside(train):
+    bad = [episode_seed(0, 4, episode) for episode in range(100)]
+    params = {"goal": 1e9, "how": "raise", "at": 20, "length": 30, "seeds": bad}
+    overrides = ("fleet.mode=async", "fleet.on_env_failure=set_aside", "stop.env_steps=6000")
+    summary = train(WALK, *overrides, **params).summary
+    assert summary.envs_set_aside == 1 and 3 <= summary.actor_restarts <= 5
+    assert summary.ledger.balance == 0 and summary.env_steps >= 6000
+
+
+def test_failures_with_episodes_completed_in_between_do_not_end_a_run(train):
+    bad = [episode_seed(0, env, episode) for env in range(6) for episode in range(1, 12, 2)]
+    params = {"goal": 1e9, "how": "raise", "at": 20, "length": 30, "seeds": bad}
+    summary = train(WALK, "stop.env_steps=4000", **params).summary
+    assert summary.actor_restarts > 9, "as many as would have ended it"
+    assert 9 < summary.episodes_lost["exception"] == sum(summary.episodes_lost.values())
+    assert summary.ledger.balance == 0 and summary.env_steps >= 4000
 
 
 def test_environment_may_import_what_lies_beside_it_when_it_is_made(places, tmp_path, monkeypatch):
@@ -165,6 +213,11 @@ def test_environment_that_starts_threads_is_imported_by_each_actor(places, tmp_p
     assert notice in ended.stdout + ended.stderr
     summary = RunDirectory.open(Path("run")).read_summary()
     assert summary is not None and summary["ledger"]["balance"] == 0
+
+
+def run_replay(file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "rollout", "replay", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def run_command(env_id: str, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -204,6 +257,11 @@ HERE = samples.__name__
     ("env_id", "params", "said"),
     [
         ("gymnasium:CartPol-v1", {}, "did you mean gymnasium:CartPole-v"),
+        (
+            "gymnasium:CartPole",
+            {},
+            "say which version: gymnasium:CartPole-v0 or gymnasium:CartPole-v1",
+        ),
         ("gymnasium:CartPole-v77", {}, "did you mean gymnasium:CartPole-v"),
         ("gymnasium:Zaxxon-v5", {}, "named gymnasium:PACKAGE:ID, and the package has to be inst"),
         ("gymnasium:no_such_package:Game-v0", {}, "and the package has to be inst"),
@@ -213,7 +271,7 @@ HERE = samples.__name__
         (f"{HERE}:Seedless", {}, "reset() takes no seed ("),
         (f"{HERE}:Speaking", {}, "observation_space is Text"),
         (f"{HERE}:Mixing", {}, "not both in one"),
-        (f"{HERE}:Talk", {}, "has no 'Talk'; it has Walk, Reach, Seedless"),
+        (f"{HERE}:Talk", {}, "has no 'Talk'; it has Walk, Reach, Leaks, Seedless"),
         (f"{HERE}:np", {}, "wanted a subclass of rollout.envs.CompiledEnv or of gymnasium.Env"),
         ("os.path:join", {}, "cannot be made: TypeError"),
         ("os:getcwd", {}, "wanted a subclass"),

@@ -385,7 +385,8 @@ def test_actor_that_never_gets_anywhere_is_given_up_with_its_first_error(start_d
     learner = start_dying(dying_envs.RAISE, params=params)
     gave_up = learner.serve_until(lambda: learner.of(GaveUp))[0]
     assert gave_up.actor == 1
-    assert gave_up.first_error == "ended with status 1: ValueError: the pole is broken"
+    said = "ended with status 1: ValueError: the pole is broken"
+    assert gave_up.first_error == f"{said} ({dying_envs.__file__}:27)"
     lives = [ended.incarnation for ended in learner.of(ActorEnded)]
     assert lives == [0, 1, 2, 3, 4, 5]
     assert [m.incarnation for m in learner.of(ActorStarted) if m.actor == 1] == lives

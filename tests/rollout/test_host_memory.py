@@ -281,6 +281,13 @@ def test_dead_actor_leaves_where_it_was_and_the_next_life_is_nowhere(page):
     assert page.end_life(2) == Moment(4, 19)
     assert not page.slots["began_ns"].any(), "nobody can take it for one that hangs"
     assert page.end_life(2) == Moment(NOWHERE, 19)
+    slot.begin(20)
+    slot.position[0], slot.episode[:] = 5, (7, 199)
+    assert page.end_life(2) == Moment(5, 20, 7, 199)
+    slot.begin(21)
+    slot.position[0], slot.episode[:] = 5, (7, 200)
+    slot.rest()
+    assert page.end_life(2) == Moment(NOWHERE, 21), "nothing of the former episode is left"
     assert page.end_life(0) == Moment(NOWHERE, 0)
 
 

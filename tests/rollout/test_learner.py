@@ -50,9 +50,10 @@ class FakeReceiver:
             num_actors_alive=2,
             num_actors=3,
             actor_restarts=5,
+            memory_restarts=2,
             host_restarts=1,
             envs_set_aside=0,
-            episodes_lost={"actor_died": 3, "shares_cut": 4},
+            episodes_lost={"exception": 3, "shares_cut": 4},
         )
 
 
@@ -297,6 +298,7 @@ def test_order_of_an_async_batch_is_written_before_the_batch_is_given_back(make_
 def test_progress_tells_the_account_of_its_batch_and_what_befell_the_fleet(make_learner):
     (progress,) = make_learner([batch(0), Interrupted(2)]).run()
     told = progress.fleet
+    assert told["memory_restarts"] == 2
     assert told["actor_restarts"] == 5 and told["host_restarts"] == 1
     assert told["episodes_lost"] == 7
     assert told["episodes_lost_shares_cut"] == 4

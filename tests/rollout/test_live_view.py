@@ -196,6 +196,12 @@ def test_report_says_that_the_goal_was_reached_where_the_run_is_and_what_to_type
     ]
 
 
+def test_report_says_why_episodes_were_lost(make_run, make_summary):
+    lost = {"exception": 1200, "learner_died": 3, "hang": 0}
+    report = final_report(make_summary(episodes_lost=lost), make_run(), None).splitlines()
+    assert report[2] == "1,203 episodes lost: 1,200 by exception, 3 by learner died."
+
+
 def test_report_says_why_a_run_ended_without_its_goal(make_run, make_summary):
     summary = make_summary(goal_reached=False, goal_reached_s=None, episode_return_mean=None)
     report = final_report(summary, make_run("tests.rollout.rich_envs:Arm"), "1000 steps reached")

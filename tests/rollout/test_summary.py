@@ -20,6 +20,7 @@ KEYS = [
     "params_digest",
     "num_actors",
     "actor_restarts",
+    "memory_restarts",
     "host_restarts",
     "envs_set_aside",
     "episodes_lost",
