@@ -172,10 +172,10 @@ class Hosts:
         failing = self._failing.settle(actor, lost)
         if failing is None or failing.env in self.set_aside:
             return
-        if self._sets_aside and self._inbox.shares.num_envs > 1:
-            self.set_aside.add(failing.env)
+        shares = self._inbox.shares
+        if self._sets_aside and shares.num_envs > shares.group:
+            self.set_aside.update(shares.set_aside(failing.env))
             self._notice(f"{failing.text}; it is set aside")
-            self._inbox.shares.set_aside(failing.env)
         else:
             self._fail(failing.text)
 

@@ -46,6 +46,7 @@ class Shares:
     """The shares of a run.
 
     order: int64 [≤ num_envs], the environments that are in play, in the order that shares cut.
+    group: so many, side by side, go to the same actor.
     """
 
     def __init__(
@@ -56,11 +57,10 @@ class Shares:
         set_aside: Sequence[int] = (),
         group: int = 1,
     ) -> None:
-        """group: so many environments, side by side, go to the same actor."""
         self.order = np.setdiff1d(np.arange(num_envs), set_aside)
         self._next_order = self.order
         self._is_lockstep = is_lockstep
-        self._group = group
+        self.group = group
         self._members: set[int] = set()
         self._open: dict[int, Share] = {}  # by actor
         self._orphans: list[Share] = []  # of actors that are gone; lockstep only
@@ -122,12 +122,15 @@ class Shares:
             if actor in self._asking:
                 self._asking.remove(actor)
 
-    def set_aside(self, env: int) -> None:
-        """Act an environment no more (async only)."""
+    def set_aside(self, env: int) -> list[int]:
+        """Act an environment, and those of its group, no more (async only); returns them."""
         assert not self._is_lockstep
-        if env in self._next_order:
-            self._next_order = self._next_order[self._next_order != env]
+        is_of_group = self._next_order // self.group == env // self.group
+        group = self._next_order[is_of_group].tolist()
+        if group:
+            self._next_order = self._next_order[~is_of_group]
             self._is_stale = True
+        return group
 
     def ask(self, actor: int) -> None:
         """An actor wants to be told what to do.
@@ -223,10 +226,10 @@ class Shares:
 
     def _reserve(self) -> None:
         self._open.clear()
-        num_groups = len(self.order) // self._group
+        num_groups = len(self.order) // self.group
         members = sorted(self._members)[:num_groups]
         for position, actor in enumerate(members):
             first, count = (
-                self._group * groups for groups in share_of(position, len(members), num_groups)
+                self.group * groups for groups in share_of(position, len(members), num_groups)
             )
             self._reserved[actor] = Share(self._cut.number, first, count, self._cut.first_unroll)

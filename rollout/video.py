@@ -86,7 +86,7 @@ def _frames(policy: Policy, actor: Any) -> tuple[list[np.ndarray], int]:
         if not actor.buffer.num_episodes:
             frames.append(_frame(actor.envs))
             continue
-        if not policy.env.has_hidden_state:
+        if isinstance(policy.env, type) and not policy.env.has_hidden_state:  # compiled
             frames.append(_frame(_without_reset(actor, before)))
         break
     return frames, num_steps

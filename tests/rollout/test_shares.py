@@ -144,6 +144,21 @@ def test_async_environments_change_hands_only_when_all_that_arrived_is_in_a_batc
     assert shares.grants() == [(1, Share(2, 2, 2, 0)), (0, Share(2, 0, 2, 0))]
 
 
+@pytest.mark.parametrize("num_actors", [1, 2, 3, 4, 5])
+def test_groups_stay_together_and_are_set_aside_whole(num_actors):
+    shares = Shares(12, 0, is_lockstep=False, group=3)
+    shares.join(range(num_actors))
+    shares.cut_anew(0)
+    for actor in range(num_actors):
+        shares.ask(actor)
+    granted = [share for _, share in shares.grants()]
+    assert len(granted) == min(num_actors, 4), "nobody has a part of a group"
+    assert all(share.first_env % 3 == share.num_envs % 3 == 0 for share in granted)
+    assert sum(share.num_envs for share in granted) == 12
+    assert shares.set_aside(7) == [6, 7, 8] and shares.set_aside(8) == []
+    assert shares.num_envs == 9
+
+
 def test_environment_that_is_set_aside_is_in_no_share_of_the_next_cut():
     shares, _ = start(num_envs=5, num_actors=2, is_lockstep=False)
     shares.set_aside(3)
