@@ -3,21 +3,29 @@
 Environments stepped by an actor (its policy, its unrolls, a seed for every episode) against a bare
 loop over the same environments with the same policy in Python, or with random actions. One core.
 CartPole twice: with random actions every twentieth step is a reset, which costs four times as much
-with a seed as without; with a policy that balances hardly any is.
+with a seed as without; with a policy that balances hardly any is. HalfCheetah, whose states are
+saved with every unroll, against Gymnasium's SyncVectorEnv; Atari's Pong by its own vector
+environment, against that alone.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import harness
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from rollout.acting import read_only
 from rollout.checkpoint import named_parameters
 from rollout.experiment import as_experiment
+from rollout.learners.network import initial_parameters
 from rollout.make_actor import make_actor
 from rollout.shapes import make_network, make_schema
 
 SEED = 1
 NUM_ENVS, UNROLL_LENGTH = 32, 64
+NUM_VECTOR_ENVS = 8
 BALANCING = np.array([0.0, 0.3, 6.0, 2.0])  # it pushes to the side to which this, times x, points
 
 
@@ -72,6 +80,66 @@ def bench(env_id: str, balances: bool = False) -> dict[str, harness.Measurement]
     return harness.measure({"actor": (act, work), "bare loop": (bare, work)})
 
 
+def bench_vector(
+    env_settings: dict[str, Any], make_vector: Callable[[], VectorEnv]
+) -> dict[str, harness.Measurement]:
+    """An actor against a vector environment alone, with random actions that are drawn before."""
+    tables = {"env": env_settings, "network": {"hidden_sizes": [64, 64]}}
+    experiment = as_experiment(tables | {"stop": {"env_steps": 1}})
+    env = experiment.env.find()
+    network = make_network(experiment.network, env)
+    schema = make_schema(env, UNROLL_LENGTH, has_value=True)
+    actor = make_actor(env, NUM_VECTOR_ENVS, SEED, network, schema)
+    weights = read_only(initial_parameters(network, SEED))
+    envs = make_vector()
+    first, _ = envs.reset(seed=list(range(NUM_VECTOR_ENVS)))  # pyright: ignore[reportArgumentType]
+    actions = [envs.action_space.sample() for _ in range(UNROLL_LENGTH)]
+
+    def act() -> None:
+        actor.act(weights)
+
+    def step() -> None:
+        for chosen in actions:
+            envs.step(chosen)
+
+    assert first.shape == actor.envs.observation().shape, "they show the same"
+    for _ in range(2):
+        act()
+        step()
+    assert np.isfinite(actor.buffer.unroll().reward).all()
+    work = NUM_VECTOR_ENVS * UNROLL_LENGTH
+    return harness.measure({"actor": (act, work), "bare loop": (step, work)})
+
+
+def half_cheetah() -> dict[str, harness.Measurement]:
+    env_id = "HalfCheetah-v5"
+    return bench_vector(
+        {"id": f"gymnasium:{env_id}"},
+        lambda: gymnasium.make_vec(env_id, NUM_VECTOR_ENVS, vectorization_mode="sync"),
+    )
+
+
+class AtariVector(gymnasium.vector.VectorWrapper):
+    """It takes its seeds as an array."""
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return self.env.reset(seed=np.array(seed), options=options)  # pyright: ignore
+
+
+def atari() -> dict[str, harness.Measurement]:
+    import ale_py
+
+    gymnasium.register_envs(ale_py)
+    params = {"num_threads": 1, "autoreset_mode": "SameStep"}
+    mode = "vector_entry_point"
+    return bench_vector(
+        {"id": "gymnasium:ALE/Pong-v5", "vectorization_mode": mode, "params": params},
+        lambda: AtariVector(
+            gymnasium.make_vec("ALE/Pong-v5", NUM_VECTOR_ENVS, vectorization_mode=mode, **params)
+        ),
+    )
+
+
 def main() -> None:
     harness.pin_to_one_core()
     harness.report(
@@ -82,8 +150,15 @@ def main() -> None:
             "cartpole_balancing": bench("CartPole-v1", balances=True),
             "cartpole_random": bench("CartPole-v1"),
             "pendulum_random": bench("Pendulum-v1"),
+            "half_cheetah_random": half_cheetah(),
+            "atari_pong": atari(),
         },
-        config={"num_envs": NUM_ENVS, "unroll_length": UNROLL_LENGTH, "hidden_sizes": [64, 64]},
+        config={
+            "num_envs": NUM_ENVS,
+            "num_vector_envs": NUM_VECTOR_ENVS,
+            "unroll_length": UNROLL_LENGTH,
+            "hidden_sizes": [64, 64],
+        },
     )
 
 
