@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import gymnasium
 
-from rollout.env_source import EnvSource
+from rollout.env_source import OBJECT, EnvSource
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError, raised_at
 from rollout.envs.foreign.finding import PREFIXES, from_maker, from_package, is_maker
@@ -71,14 +71,17 @@ def find_env(
     return env
 
 
-def find_any_env(source: EnvSource) -> AnyEnv:
+def find_any_env(source: EnvSource, given: Any = None) -> AnyEnv:
     """The environment; one of Gymnasium's is made once, to see its spaces.
 
-    Raises EnvError that says what is missing and which id is nearest.
+    given: the environment itself, a class or a function that makes one, where `source` tells no
+    more than that it was an object. Raises EnvError that says what is missing and which id is
+    nearest.
     """
     if source.id.startswith(PREFIXES):
         return from_package(source)
-    value, limit = _named(source.id, source.folder), source.max_episode_steps
+    value = _given(source.id, given) if source.is_object else _named(source.id, source.folder)
+    limit = source.max_episode_steps
     if _is_definition(value):
         if source.wrappers:
             raise EnvError(f"env.wrappers are for environments of Gymnasium's; {source.id} is none")
@@ -89,6 +92,28 @@ def find_any_env(source: EnvSource) -> AnyEnv:
         f"environment {source.id!r} is {value!r}; wanted a subclass of rollout.envs.CompiledEnv or "
         "of gymnasium.Env or VectorEnv, or a function that makes one"
     )
+
+
+def _given(env_id: str, given: Any) -> Any:
+    """What was given as an object, if it was."""
+    if given is None:
+        name = env_id.removeprefix(OBJECT)
+        raise EnvError(
+            f"environment {env_id!r} was an object, of which no file holds more than the name; in "
+            f"Python, rollout.load_policy(RUN, env={name}) and rollout.train(resume=RUN, "
+            f"env={name}) go on with it (commands need one named package.module:Name)"
+        )
+    if not isinstance(given, type) and hasattr(given, "step") and hasattr(given, "reset"):
+        raise EnvError(
+            f"environment {env_id!r} is an instance of {type(given).__name__}, a fleet needs many; "
+            "give the class, or a function that makes one: env=lambda: …"
+        )
+    if isinstance(given, str):
+        raise EnvError(
+            f"environment {given!r} is a name, which the experiment says: "
+            f'{{"env": {{"id": "{given}"}}, …}}; env= takes a class, or a function that makes one'
+        )
+    return given
 
 
 def _named(env_id: str, folder: str) -> Any:
