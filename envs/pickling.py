@@ -23,6 +23,7 @@ import msgspec
 from rollout.env_source import OBJECT
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
+from rollout.envs.import_path import needed_packages_unshadowed
 
 
 class _Parcel(msgspec.Struct, frozen=True):
@@ -56,7 +57,8 @@ def unpickled(encoded: bytes) -> Any:
     own = list(sys.path)
     sys.path[:] = [*parcel.folders, *parcel.path]
     try:
-        return cloudpickle.loads(parcel.content)
+        with needed_packages_unshadowed():
+            return cloudpickle.loads(parcel.content)
     finally:
         sys.path[:] = [*own, *(folder for folder in parcel.path if folder not in own)]
 
