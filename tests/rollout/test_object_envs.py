@@ -18,7 +18,7 @@ import rollout
 from rollout import api
 from rollout.envs.errors import EnvError
 from rollout.envs.pickling import pickled
-from rollout.errors import ConfigError, OperatorError
+from rollout.errors import ConfigError, OperatorError, RunFailed
 from rollout.evaluation import play_episodes
 from rollout.joining import find_running
 from rollout.plan import HostPlan, HostStart
@@ -278,6 +278,24 @@ def test_module_that_only_this_process_has_is_named(train, monkeypatch):
         train(made.SlowGuess)
     said = "'object:SlowGuess' cannot be had in another process: ModuleNotFoundError: No module"
     assert said in str(caught.value)
+
+
+class Falling(SlowGuess):
+    """Fails where nobody tries it out."""
+
+    def step(self, action):
+        if self.t == 5:
+            raise RuntimeError("it fell")
+        return super().step(action)
+
+
+def test_object_that_fails_again_and_again_ends_the_run_and_names_the_log(train, tmp_path):
+    with pytest.raises(RunFailed) as caught:
+        train(Falling, "fleet.num_actors=1")
+    log = tmp_path / "run0" / "run.log"
+    said = str(caught.value)
+    assert "RuntimeError: it fell" in said and said.endswith(f"; {log} shows where")
+    assert 'raise RuntimeError("it fell")' in log.read_text()
 
 
 LOCK = threading.Lock()
