@@ -3,16 +3,18 @@
 import difflib
 import importlib
 import os
+import sys
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 import gymnasium
 
-from rollout.env_source import EnvSource
+from rollout.env_source import OBJECT, EnvSource
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError, raised_at
 from rollout.envs.foreign.finding import PREFIXES, from_maker, from_package, is_maker
 from rollout.envs.foreign.foreign_env import ForeignEnv
-from rollout.envs.import_path import first_on_path
+from rollout.envs.import_path import first_on_path, shadowed
 
 AnyEnv = type[CompiledEnv] | ForeignEnv
 
@@ -71,14 +73,17 @@ def find_env(
     return env
 
 
-def find_any_env(source: EnvSource) -> AnyEnv:
+def find_any_env(source: EnvSource, given: Any = None) -> AnyEnv:
     """The environment; one of Gymnasium's is made once, to see its spaces.
 
-    Raises EnvError that says what is missing and which id is nearest.
+    given: the environment itself, a class or a function that makes one, where `source` tells no
+    more than that it was an object. Raises EnvError that says what is missing and which id is
+    nearest.
     """
     if source.id.startswith(PREFIXES):
         return from_package(source)
-    value, limit = _named(source.id, source.folder), source.max_episode_steps
+    value = _given(source.id, given) if source.is_object else _named(source.id, source.folder)
+    limit = source.max_episode_steps
     if _is_definition(value):
         if source.wrappers:
             raise EnvError(f"env.wrappers are for environments of Gymnasium's; {source.id} is none")
@@ -89,6 +94,28 @@ def find_any_env(source: EnvSource) -> AnyEnv:
         f"environment {source.id!r} is {value!r}; wanted a subclass of rollout.envs.CompiledEnv or "
         "of gymnasium.Env or VectorEnv, or a function that makes one"
     )
+
+
+def _given(env_id: str, given: Any) -> Any:
+    """What was given as an object, if it was."""
+    if given is None:
+        name = env_id.removeprefix(OBJECT)
+        raise EnvError(
+            f"environment {env_id!r} was an object, of which no file holds more than the name; in "
+            f"Python, rollout.load_policy(RUN, env={name}) and rollout.train(resume=RUN, "
+            f"env={name}) go on with it (commands need one named package.module:Name)"
+        )
+    if not isinstance(given, type) and hasattr(given, "step") and hasattr(given, "reset"):
+        raise EnvError(
+            f"environment {env_id!r} is an instance of {type(given).__name__}, a fleet needs many; "
+            "give the class, or a function that makes one: env=lambda: …"
+        )
+    if isinstance(given, str):
+        raise EnvError(
+            f"environment {given!r} is a name, which the experiment says: "
+            f'{{"env": {{"id": "{given}"}}, …}}; env= takes a class, or a function that makes one'
+        )
+    return given
 
 
 def _named(env_id: str, folder: str) -> Any:
@@ -103,12 +130,13 @@ def _named(env_id: str, folder: str) -> Any:
         with first_on_path(folder):
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        raise _import_failure(env_id, module_name, error) from error
+        raise _import_failure(env_id, module_name, folder, error) from error
     if not hasattr(module, name):
         there = [name for name, value in vars(module).items() if _is_env(value)]
         hint = f"; it has {', '.join(there)}" if there else ", nor any other environment"
         places = getattr(module, "__file__", None) or ", ".join(getattr(module, "__path__", ()))
         where = f" ({places})" if places else ""
+        hint += _shadow_hint(folder, [module_name])
         raise EnvError(f"environment {env_id!r}: {module_name}{where} has no {name!r}{hint}")
     return getattr(module, name)
 
@@ -138,7 +166,15 @@ def _is_definition(value: object) -> TypeGuard[type[CompiledEnv]]:
     return isinstance(value, type) and issubclass(value, CompiledEnv) and value is not CompiledEnv
 
 
-def _import_failure(env_id: str, module_name: str, error: BaseException) -> EnvError:
+def _shadow_hint(folder: str, modules: Iterable[str]) -> str:
+    """The next move where a file of the folder has the name of something else."""
+    for name in modules:
+        if file := shadowed(folder, name):
+            return f"; {file} has the name of another module, {name.partition('.')[0]}: rename it"
+    return ""
+
+
+def _import_failure(env_id: str, module_name: str, folder: str, error: BaseException) -> EnvError:
     if isinstance(error, EnvError):  # a definition that is wrong says so best itself
         return error
     if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
@@ -151,7 +187,12 @@ def _import_failure(env_id: str, module_name: str, error: BaseException) -> EnvE
     else:
         place = raised_at(error)
     said = error.msg if isinstance(error, SyntaxError) else error
+    beside = [
+        name
+        for name, module in list(sys.modules.items())
+        if os.path.dirname(getattr(module, "__file__", None) or "") == folder
+    ]
     return EnvError(
         f"environment {env_id!r}: importing {module_name} failed at {place}: "
-        f"{type(error).__name__}: {said}"
+        f"{type(error).__name__}: {said}{_shadow_hint(folder, beside)}"
     )

@@ -4,11 +4,20 @@
 this package is cheap; what it offers is imported when it is first used.
 """
 
+import os
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
+
+# Packages that this one needs. A file of such a name, beside a script or where a command is
+# started, must not take the place of one.
+NEEDED = (
+    *("cloudpickle", "gymnasium", "llvmlite", "msgspec", "numba", "numpy", "PIL", "pydantic"),
+    *("pydantic_core", "rich", "safetensors", "tensorboard", "tomli_w", "torch", "typer", "zmq"),
+)
 
 # Where each name a user may import from here is defined.
 _HOMES = {"train": "rollout.api", "load_policy": "rollout.policy"}
@@ -26,6 +35,17 @@ def _check_links() -> None:
         )
 
 
+def _check_shadows() -> None:
+    """Python looks beside the script that it runs first, or in the current folder."""
+    for name in NEEDED:
+        file = os.path.join(os.path.abspath(sys.path[0] if sys.path else ""), f"{name}.py")
+        known = getattr(sys.modules.get(name), "__file__", file)
+        if known == file and os.path.isfile(file):
+            raise ImportError(
+                f"{file} takes the place of the package {name}, which rollout needs; rename it"
+            )
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'rollout' has no attribute {name!r}")
@@ -40,3 +60,4 @@ def __dir__() -> list[str]:
 
 
 _check_links()
+_check_shadows()

@@ -8,7 +8,7 @@ import itertools
 from rollout import control
 from rollout.acting import UnrollActor
 from rollout.actor_memory import MemoryWatch
-from rollout.envs.registry import AnyEnv, find_any_env
+from rollout.envs.registry import AnyEnv
 from rollout.host_memory import HostPage, Slot, WeightsFiles
 from rollout.make_actor import make_actor
 from rollout.outbox import Assignment, Outbox, Stopwatch
@@ -21,20 +21,15 @@ LAST_WORDS_S = 1.0  # for unrolls that are sealed to leave a process whose envir
 
 def run_actor(
     plan: HostPlan,
-    env: AnyEnv | None,
+    env: AnyEnv,
     page: HostPage,
     files: WeightsFiles,
     actor: int,
     slot: int,
     incarnation: int,
 ) -> control.ActorOutgrew:
-    """Act one share after the other; a share ends when the environments are cut anew.
-
-    env: None where the template could not import it (see there).
-    """
+    """Act one share after the other; a share ends when the environments are cut anew."""
     memory = MemoryWatch(plan.max_actor_memory)
-    if env is None:
-        env = find_any_env(plan.env_source)
     mine = Slot(page, slot)
     outbox = Outbox(plan, actor, incarnation)
     try:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rollout.cluster import make_plan, remove_run
 from rollout.envs.errors import EnvError
@@ -36,25 +36,28 @@ class Result:
     """A run that has ended.
 
     interrupted_by: the signal that ended it, or None. was_finished: there was nothing to resume.
+    env: as it was given to `train`.
     """
 
     summary: Summary
     run_dir: Path
     interrupted_by: int | None = None
     was_finished: bool = False
+    env: Any = None
 
     @property
     def policy(self) -> "Policy":
         """The trained policy; acts without a fleet."""
         from rollout.policy import load_policy
 
-        return load_policy(self.run_dir)
+        return load_policy(self.run_dir, env=self.env)
 
 
 def train(
     experiment: ExperimentSource | None = None,
     overrides: Iterable[str] = (),
     *,
+    env: Any = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
     view: View | None = None,
@@ -63,9 +66,10 @@ def train(
     """Train until a stop condition of the experiment holds, or until Ctrl-C, which saves first.
 
     experiment: a TOML file's path, a mapping, or an Experiment. overrides: `key=value` each.
-    run_dir: a new or empty directory; by default runs/NAME-TIME. resume: a run to go on with
-    instead, from its newest good checkpoint; its own experiment, with overrides. started: when the
-    run's seconds begin to count, by time.monotonic(); by default now.
+    env: the environment itself, in place of `env.id`: a class, or a function that makes one, from
+    wherever; see README. run_dir: a new or empty directory; by default runs/NAME-TIME. resume: a
+    run to go on with instead, from its newest good checkpoint; its own experiment, with overrides.
+    started: when the run's seconds begin to count, by time.monotonic(); by default now.
 
     Raises ConfigError, EnvError or OperatorError for what is wrong with the input, and leaves no
     new run directory then; RunFailed when a run that had started dies. Nothing is left running. In
@@ -81,27 +85,28 @@ def train(
     with contextlib.ExitStack() as closing:
         closing.enter_context(_signals_to(events, view))
         if resume is not None:
-            directory = closing.enter_context(RunDirectory.open_to_resume(resume))
+            directory = closing.enter_context(RunDirectory.open_to_resume(resume, env))
             resumption = plan_resume(directory, overrides)
             summary = _finished(directory, resumption)
             if summary is not None:
-                return Result(summary, directory.path, was_finished=True)
+                return Result(summary, directory.path, was_finished=True, env=env)
             experiment = resumption.experiment
         else:
             assert experiment is not None
-            experiment = as_experiment(experiment, overrides)
+            experiment = as_experiment(experiment, overrides, env)
             directory = resumption = None
         check_device(experiment.learner.device)
+        given = experiment.env.pickled()
         plan = closing.enter_context(_planned(experiment))  # refuses before there is a directory
         if directory is None:
             directory = closing.enter_context(_new_directory(experiment, run_dir))
         elif resumption is not None:
             _begin_resume(directory, resumption, view)
             began -= resumption.checkpoint.state["wall_s"]
-        run = Run(directory, plan, resumption, view, Clock(began), events)
+        run = Run(directory, plan, given, resumption, view, Clock(began), events)
         summary, interrupted_by = run.train()
-    view.finish(summary, directory.path)
-    return Result(summary, directory.path, interrupted_by)
+    view.finish(summary, directory)
+    return Result(summary, directory.path, interrupted_by, env=experiment.env.given)
 
 
 @contextlib.contextmanager

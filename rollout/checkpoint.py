@@ -27,7 +27,7 @@ import numpy as np
 import safetensors.numpy
 
 from rollout.errors import ConfigError, OperatorError, RunFailed
-from rollout.experiment import Experiment
+from rollout.experiment import Experiment, as_experiment
 from rollout.learners.network import NetworkSpec
 from rollout.run_directory import RunDirectory, sync_directory, write_synced
 
@@ -55,12 +55,13 @@ class DamagedCheckpoint(OperatorError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, read and verified."""
+    """A checkpoint, read and verified. env: its environment, if that was given as an object."""
 
     path: Path
     update: int
     arrays: Mapping[str, np.ndarray]
     state: Mapping[str, Any]
+    env: Any = None
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self.arrays)} arrays)"
@@ -72,7 +73,7 @@ class Checkpoint:
         Raises OperatorError if that experiment cannot be had here, for want of its environment say.
         """
         try:
-            return Experiment.from_dict(self.state["experiment"])
+            return as_experiment(self.state["experiment"], env=self.env)
         except ConfigError as error:
             problems = "; ".join(error.problems)
             raise OperatorError(
@@ -165,7 +166,7 @@ def load_newest(run: RunDirectory) -> Checkpoint:
     damaged: list[DamagedCheckpoint] = []
     for path in reversed(list_checkpoints(run.checkpoints)):
         try:
-            found = load_checkpoint(path)
+            found = load_checkpoint(path, run.experiment.env.given)
         except DamagedCheckpoint as error:
             damaged.append(error)
             continue
@@ -189,13 +190,16 @@ def open_checkpoint(run: RunDirectory, name: str | os.PathLike[str] | None) -> C
 
     Raises OperatorError if there is none, or if the one that was named is damaged.
     """
-    return load_newest(run) if name is None else load_checkpoint(find_checkpoint(run, name))
+    if name is None:
+        return load_newest(run)
+    return load_checkpoint(find_checkpoint(run, name), run.experiment.env.given)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, env: Any = None) -> Checkpoint:
     """Read and verify a checkpoint.
 
-    Raises DamagedCheckpoint if a file is missing, truncated or altered, or of another format.
+    env: see Checkpoint. Raises DamagedCheckpoint if a file is missing, truncated or altered, or of
+    another format.
     """
     manifest = _object(path / MANIFEST, _read(path / MANIFEST))
     if manifest.get("format") != FORMAT:
@@ -219,7 +223,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     state = _object(path / STATE, content[STATE])
     if not isinstance(state.get("experiment"), dict):
         raise _damaged(path / STATE, "does not say which experiment it belongs to")
-    return Checkpoint(path, update, _arrays(path / ARRAYS, content[ARRAYS]), state)
+    return Checkpoint(path, update, _arrays(path / ARRAYS, content[ARRAYS]), state, env)
 
 
 def named_parameters(spec: NetworkSpec, flat: np.ndarray) -> dict[str, np.ndarray]:

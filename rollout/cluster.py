@@ -24,7 +24,7 @@ from rollout.envs.foreign.trying_out import try_out
 from rollout.errors import OperatorError
 from rollout.experiment import Experiment, FleetSettings
 from rollout.host_memory import host_page_bytes
-from rollout.plan import HostPlan, run_name, write_record
+from rollout.plan import HostPlan, HostStart, run_name, write_record
 from rollout.run_places import make_directory, shared_memory_directory, socket_directory
 from rollout.shapes import make_network, make_schema
 from rollout.wire import HEADER_BYTES
@@ -77,9 +77,10 @@ def make_plan(experiment: Experiment) -> HostPlan:
 class Cluster:
     """A run's sockets and the host agent of this machine, from its start until `close`."""
 
-    def __init__(self, plan: HostPlan, log: Path) -> None:
-        """log: where agent, template and actors write what goes wrong."""
+    def __init__(self, plan: HostPlan, log: Path, env: bytes = b"") -> None:
+        """log: where agent, template and actors write what goes wrong. env: see HostStart."""
         self.plan = plan
+        self._env = env
         self._log = log
         self._context = zmq.Context()
         self._hold = run_places.hold(Path(plan.socket_directory))
@@ -167,7 +168,7 @@ class Cluster:
             )
         assert agent.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended already, which is noticed
-            write_record(agent.stdin.fileno(), plan)
+            write_record(agent.stdin.fileno(), HostStart(plan, self._env))
         return agent
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
 
-from rollout.env_source import EnvSource, VectorizationMode
+from rollout.env_source import OBJECT, EnvSource, VectorizationMode, object_id
 from rollout.errors import ConfigError
-from rollout.experiment_errors import Key, Wanted, problems_of, show_key
+from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
 from rollout.experiment_rules import MAX_UNROLL_LENGTH, broken_rules, resolve_params
 from rollout.learners.ppo_settings import PpoSettings
@@ -74,6 +74,13 @@ class EnvSettings(Settings):
         "Gymnasium's, what it is made with",
     )
 
+    _given: Any = PrivateAttr(None)
+
+    @property
+    def given(self) -> Any:
+        """The environment itself, if it was given as an object; no file holds it."""
+        return self._given
+
     @property
     def source(self) -> EnvSource:
         """What the environment is found by, from the current folder if it is one's own."""
@@ -90,7 +97,22 @@ class EnvSettings(Settings):
         """The environment. Raises EnvError."""
         from rollout.envs.registry import find_any_env  # with Gymnasium behind it: slow to import
 
-        return find_any_env(self.source)
+        return find_any_env(self.source, self._given)
+
+    @property
+    def how_to_check(self) -> str:
+        """What to type to find what is wrong with it."""
+        if self._given is None:
+            return f"`rollout check-env {self.id}`"
+        return f"`rollout.envs.check_env({self.id.removeprefix(OBJECT)})`"
+
+    def pickled(self) -> bytes:
+        """What was given as an object, for other processes; else nothing. Raises EnvError."""
+        if self._given is None:
+            return b""
+        from rollout.envs.pickling import pickled_env
+
+        return pickled_env(self._given, self.id)
 
 
 class FleetSettings(Settings):
@@ -302,23 +324,36 @@ class Resolved:
     sources: Mapping[str, str]
 
 
-def load_experiment(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Experiment:
+def load_experiment(
+    path: str | os.PathLike[str], overrides: Iterable[str] = (), env: Any = None
+) -> Experiment:
     """The experiment of a TOML file, with `key=value` overrides. Raises ConfigError."""
-    return resolve(path, overrides).experiment
+    return resolve(path, overrides, env).experiment
 
 
-def as_experiment(source: ExperimentSource, overrides: Iterable[str] = ()) -> Experiment:
-    """The experiment of a TOML file, of nested tables, or given as it is. Raises ConfigError."""
-    return resolve(source, overrides).experiment
+def as_experiment(
+    source: ExperimentSource, overrides: Iterable[str] = (), env: Any = None
+) -> Experiment:
+    """The experiment of a TOML file, of nested tables, or given as it is. Raises ConfigError.
+
+    env: the environment itself, in place of `env.id`.
+    """
+    return resolve(source, overrides, env).experiment
 
 
-def resolve(source: ExperimentSource, overrides: Iterable[str] = ()) -> Resolved:
+def resolve(source: ExperimentSource, overrides: Iterable[str] = (), env: Any = None) -> Resolved:
     """Like `as_experiment`, with the source of every value."""
     layers = _layers(source)
     for text in [overrides] if isinstance(overrides, str) else overrides:
         layers.put_override(text)
+    if env is None and isinstance(source, Experiment):
+        env = source.env.given
+    fits = env is None or _put_given(layers, object_id(env))
     _put_num_actors(layers)
     experiment, wrong, problems = _validate(layers)
+    experiment.env._given = env
+    if not fits:
+        wrong.add(("env", "id"))
     problems = [*layers.problems, *problems, *broken_rules(experiment, wrong, layers)]
     cause = None
     if ("env", "id") not in wrong and ("env",) not in wrong:
@@ -373,6 +408,23 @@ def _put_num_actors(layers: Layers) -> None:
         num_envs = EnvSettings.model_fields["num_envs"].default
     source = Source(layers.main.label, "this machine's cores")
     layers.put_missing(("fleet", "num_actors"), min(usable_cores(), num_envs), source)
+
+
+def _put_given(layers: Layers, env_id: str) -> bool:
+    """Put the id of an environment that is given as an object; whether there is no other one."""
+    name = env_id.removeprefix(OBJECT)
+    layers.put_missing(("env", "id"), env_id, Source(f"env={name}", "the object given"))
+    env = layers.values["env"]
+    known = env.get("id") if isinstance(env, dict) else None
+    if known in (None, env_id):
+        return True
+    what = f"{layers.source_of(('env', 'id')).label}: env.id={show_value(known)} "
+    if str(known).startswith(OBJECT):
+        meant = str(known).removeprefix(OBJECT)
+        layers.problems.append(f"{what}is not env={name}; give the one it was, env={meant}")
+    else:
+        layers.problems.append(f"{what}and env={name} are two environments; leave one out")
+    return False
 
 
 def _validate(layers: Layers) -> tuple[Experiment, set[KeyPath], list[str]]:

@@ -106,6 +106,8 @@ class FailingEnvs:
         try:
             file = save_failure(self._folder, failure)
             move = f"`rollout replay {shlex.quote(str(file))} --python` shows where"
+            if self._plan.env_source.is_object:  # which no command can have
+                move = f"{self._folder.parent / 'run.log'} shows where"
         except RunFailed as error:
             move = f"no replay file: {error}"
         return Failing(

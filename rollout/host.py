@@ -21,7 +21,7 @@ from rollout import control, processes, run_places
 from rollout.hang_killer import HangKiller, Life
 from rollout.host_memory import NOWHERE, HostPage, WeightsFiles
 from rollout.host_weights import HostWeights
-from rollout.plan import HostPlan, read_record
+from rollout.plan import HostPlan, HostStart, read_record
 from rollout.sizes import show_size
 from rollout.supervisor import Lives, Supervisor, how_ended
 from rollout.template_process import TemplateProcess
@@ -39,11 +39,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as with Ctrl-C: the learner decides
     processes.raise_open_files_limit()
     learner = sys.stdin.fileno()
-    plan = read_record(learner, HostPlan)
-    if plan is None:
+    start = read_record(learner, HostStart)
+    if start is None:
         return
+    plan = start.plan
     try:
-        agent = HostAgent(plan, learner)
+        agent = HostAgent(plan, learner, start.env)
         try:
             agent.run()
         finally:
@@ -58,11 +59,12 @@ class HostAgent:
     """One host's part in a run; must be made and run by its process's main thread.
 
     It takes care of every child that its process gets from now on. learner_end: becomes readable
-    when the learner is gone.
+    when the learner is gone. env: see HostStart.
     """
 
-    def __init__(self, plan: HostPlan, learner_end: int | None = None) -> None:
+    def __init__(self, plan: HostPlan, learner_end: int | None = None, env: bytes = b"") -> None:
         self._plan = plan
+        self._env = env
         self._learner_end = learner_end
         self._not_ours = processes.children()
         processes.adopt_orphans()
@@ -180,7 +182,7 @@ class HostAgent:
 
     def _start_template(self) -> None:
         self._start_template_at_s = None
-        self._template = TemplateProcess(self._plan)
+        self._template = TemplateProcess(HostStart(self._plan, self._env))
         self._poller.register(self._template.reports, zmq.POLLIN)
         self._poller.register(self._template.end, zmq.POLLIN)
 

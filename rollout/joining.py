@@ -69,7 +69,14 @@ def find_running(path: Path) -> Iterator[RunningRun]:
         raise _not_running(path)
     pid, end = owner
     try:
-        yield RunningRun(path, _wait_plan(path, end), pid, end)
+        plan = _wait_plan(path, end)
+        if plan.env_source.is_object:
+            raise OperatorError(
+                f"{path}: its environment, {plan.env_source.id}, was given to rollout.train as an "
+                "object, which goes to the actors of its own fleet only; in one with a name, "
+                "package.module:Name, others can join"
+            )
+        yield RunningRun(path, plan, pid, end)
     finally:
         os.close(end)
 

@@ -234,10 +234,10 @@ class Learner:
         alive, num_actors = statistics.num_actors_alive, statistics.num_actors
         text = f"no batch for {QUIET_S:.0f} s ({alive} of {num_actors} actors alive); still waiting"
         if self.update == 0:
-            env_id, hang_s = self._experiment.env.id, self._experiment.fleet.hang_s
+            check, hang_s = self._experiment.env.how_to_check, self._experiment.fleet.hang_s
             limit = f"an unroll {hang_s:g}" if hang_s else f"a step {UNMEASURED_LIMIT_S:g}"
             text += (
-                f"; if its environment never returns, `rollout check-env {env_id}` says where; "
+                f"; if its environment never returns, {check} says where; "
                 f"{limit} s at most (fleet.hang_s)"
             )
         log.warning(text)

@@ -11,7 +11,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -75,9 +74,9 @@ class QuietView:
     def write(self, progress: Progress) -> None:
         self._stop_reason = progress.stop_reason
 
-    def finish(self, summary: Summary, run_dir: Path) -> None:
+    def finish(self, summary: Summary, run: RunDirectory) -> None:
         self.close()
-        report = final_report(summary, RunDirectory.open(run_dir), self._stop_reason)
+        report = final_report(summary, run, self._stop_reason)
         self._print(report + "\n")
 
     def close(self) -> None:
@@ -288,8 +287,12 @@ def _lost(episodes: Mapping[str, int]) -> Iterator[str]:
 def next_commands(run: RunDirectory) -> Iterator[str]:
     """What may be typed about a run that ended."""
     place = shlex.quote(str(run.path))
-    yield f"rollout eval {place}"
     env_id = run.experiment.env.id
+    if run.experiment.env.given is not None:
+        yield f"policy = rollout.load_policy({str(run.path)!r}, env={env_id.partition(':')[2]})"
+        yield f"tensorboard --logdir {place}"
+        return
+    yield f"rollout eval {place}"
     from rollout.envs.registry import can_render  # with Gymnasium behind it: slow to import
 
     if can_render(run.experiment.env.find()):

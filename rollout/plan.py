@@ -55,6 +55,17 @@ class HostPlan(msgspec.Struct, frozen=True):
         return self.mode == "lockstep"
 
 
+class HostStart(msgspec.Struct, frozen=True):
+    """What a host agent or a template is started with; it goes through the pipe of its parent only.
+
+    env: the environment itself, pickled, if it was given as an object. The plan does not have it:
+    that one also lies in the run's directory, where nothing may be unpickled from.
+    """
+
+    plan: HostPlan
+    env: bytes = b""
+
+
 def run_name(run: bytes) -> str:
     """The part of a run's identity that people get to see."""
     return run.hex()[:12]

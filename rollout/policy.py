@@ -183,16 +183,20 @@ class Policy:
 
 
 def load_policy(
-    run: RunDirectory | str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None
+    run: RunDirectory | str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    env: Any = None,
 ) -> Policy:
     """The policy that a run has trained.
 
     checkpoint: a path, a name (`update-00000120`), a number, or `best` for the one with the highest
-    mean return; left out, the newest that is not damaged. Raises OperatorError if there is no such
-    run or checkpoint, or if the one that was named is damaged.
+    mean return; left out, the newest that is not damaged. env: what was given to `train` as `env`.
+    Raises OperatorError if there is no such run or checkpoint, or if the one that was named is
+    damaged.
     """
     if not isinstance(run, RunDirectory):
-        run = RunDirectory.open(Path(run))
+        run = RunDirectory.open(Path(run), env)
     return Policy.from_checkpoint(open_checkpoint(run, checkpoint))
 
 

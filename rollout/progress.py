@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from rollout.run_directory import RunDirectory
 from rollout.summary import Summary
 
 
@@ -62,7 +62,7 @@ class View(Protocol):
 
     def write(self, progress: Progress) -> None: ...
 
-    def finish(self, summary: Summary, run_dir: Path) -> None: ...
+    def finish(self, summary: Summary, run: RunDirectory) -> None: ...
 
 
 class NoView:
@@ -71,4 +71,4 @@ class NoView:
     def phase(self, text: str) -> None: ...
     def notice(self, text: str) -> None: ...
     def write(self, progress: Progress) -> None: ...
-    def finish(self, summary: Summary, run_dir: Path) -> None: ...
+    def finish(self, summary: Summary, run: RunDirectory) -> None: ...

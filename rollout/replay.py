@@ -273,7 +273,7 @@ def _checkpoints(run: RunDirectory) -> list[Checkpoint]:
     found = []
     for path in list_checkpoints(run.checkpoints):
         try:
-            found.append(load_checkpoint(path))
+            found.append(load_checkpoint(path, run.experiment.env.given))
         except DamagedCheckpoint as error:
             log.warning("%s; not compared with", error.what)
     return found

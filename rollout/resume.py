@@ -75,7 +75,7 @@ def plan_resume(run: RunDirectory, overrides: Iterable[str] = ()) -> Resumption:
     checkpoint is good, or for changes that nobody asked for or that cannot be.
     """
     checkpoint = load_newest(run)
-    resolved = resolve(run.config, overrides)
+    resolved = resolve(run.config, overrides, run.experiment.env.given)
     changes = _differences(checkpoint.experiment, resolved.experiment)
     resumption = Resumption(resolved.experiment, checkpoint, changes)
     _refuse_the_impossible(run, resumption)

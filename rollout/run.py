@@ -48,14 +48,17 @@ class Run:
         self,
         directory: RunDirectory,
         plan: HostPlan,
+        env: bytes,
         resumption: Resumption | None,
         view: View,
         clock: Clock,
         events: "queue.SimpleQueue[Event]",
     ) -> None:
+        """env: see HostStart."""
         self._directory = directory
         self._experiment = directory.experiment
         self._plan = plan
+        self._env = env
         self._resumption = resumption  # from what it goes on; None if it is new
         self._view = view
         self._clock = clock
@@ -66,7 +69,7 @@ class Run:
         with (
             _logging_to(self._directory.log),
             _joinable(self._directory, self._plan),
-            _started(self._plan, self._directory) as cluster,
+            _started(self._plan, self._directory, self._env) as cluster,
         ):
             self._view.phase("starting the learner and compiling the environment")
             algorithm, network = make_learning(self._experiment, self._plan.network)
@@ -136,8 +139,8 @@ class Run:
             except NonFiniteLossError as error:
                 count = f"{learner.update} update{'s' if learner.update != 1 else ''}"
                 raise RunFailed(
-                    f"after {count}: {error}; if they come from the environment, `rollout "
-                    f"check-env {self._experiment.env.id}` shows where"
+                    f"after {count}: {error}; if they come from the environment, "
+                    f"{self._experiment.env.how_to_check} shows where"
                 ) from error
         return learner
 
@@ -239,8 +242,8 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _started(plan: HostPlan, directory: RunDirectory) -> Iterator[Cluster]:
-    cluster = Cluster(plan, directory.log)
+def _started(plan: HostPlan, directory: RunDirectory, env: bytes) -> Iterator[Cluster]:
+    cluster = Cluster(plan, directory.log, env)
     try:
         yield cluster
     finally:

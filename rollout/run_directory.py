@@ -77,22 +77,25 @@ class RunDirectory:
             ) from error
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":
-        """A run to read, with its experiment. Raises OperatorError if there is none at `path`."""
+    def open(cls, path: str | os.PathLike[str], env: Any = None) -> "RunDirectory":
+        """A run to read, with its experiment. Raises OperatorError if there is none at `path`.
+
+        env: its environment, if that was given as an object.
+        """
         place = Path(path)
         if not (place / "config.toml").is_file():
             what = "not a run (it holds no config.toml)" if place.exists() else "no such directory"
             raise OperatorError(f"{place}: {what}; {_known_runs(place)}")
-        return cls(place, load_experiment(place / "config.toml"), None)
+        return cls(place, load_experiment(place / "config.toml", env=env), None)
 
     @classmethod
-    def open_to_resume(cls, path: str | os.PathLike[str]) -> "RunDirectory":
+    def open_to_resume(cls, path: str | os.PathLike[str], env: Any = None) -> "RunDirectory":
         """A run to go on with, and its lock, which is all that changes in it.
 
-        Raises OperatorError if there is no run at `path`, if it is in use, or if it has never
-        written a checkpoint.
+        env: see `open`. Raises OperatorError if there is no run at `path`, if it is in use, or if
+        it has never written a checkpoint.
         """
-        run = cls.open(path)
+        run = cls.open(path, env)
         try:
             run._lock = _take_lock(run.path, "wait for it, or end it with Ctrl-C there")
             if not any(run.checkpoints.glob("update-*")):

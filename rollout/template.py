@@ -4,7 +4,8 @@ A forked actor costs a few megabytes and a millisecond instead of a hundred mega
 Only a single-threaded process may fork safely, so the template stays one, if need be by leaving an
 environment of Gymnasium's that starts threads to its actors. Only a parent can reap, so it also
 tells the host agent which actors ended, and how. Started by the host agent as
-`python -P -m rollout.template`, with the plan on standard input and its reports on standard output.
+`python -P -m rollout.template`, with a HostStart on standard input and its reports on standard
+output.
 """
 
 import faulthandler
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rollout import control, processes, run_places
 from rollout.envs.errors import EnvError, raised_at
-from rollout.plan import HostPlan, read_record, write_record
+from rollout.envs.pickling import unpickled
+from rollout.plan import HostStart, read_record, write_record
 
 if TYPE_CHECKING:
     from rollout.envs.registry import AnyEnv
@@ -40,12 +42,12 @@ def main() -> None:
     else:
         plan_file, reports = commands, os.dup(1)
         os.dup2(2, 1)  # whatever an environment prints goes to the log
-    plan = read_record(plan_file, HostPlan)
+    start = read_record(plan_file, HostStart)
     if is_anew:
         os.close(plan_file)
-    if plan is not None:
+    if start is not None:
         try:
-            template = Template(plan, reports, has_env=not is_anew)
+            template = Template(start, reports, has_env=not is_anew)
         except Exception as error:
             traceback.print_exc()
             write_record(reports, _unprepared(error))
@@ -53,10 +55,10 @@ def main() -> None:
         template.run(commands)
 
 
-def begin_anew(plan: HostPlan, reports: int) -> NoReturn:
+def begin_anew(start: HostStart, reports: int) -> NoReturn:
     """Be a template without the environment, in the same process: no thread outlives this."""
     plan_file = os.memfd_create("plan", 0)
-    write_record(plan_file, plan)
+    write_record(plan_file, start)
     os.lseek(plan_file, 0, os.SEEK_SET)
     os.set_inheritable(reports, True)
     arguments = ["-P", "-m", "rollout.template", *sys.argv[1:3], str(plan_file), str(reports)]
@@ -84,26 +86,26 @@ def cut(text: str) -> str:
 class Template:
     """Forks and reaps the actors of one host."""
 
-    def __init__(self, plan: HostPlan, reports: int, has_env: bool) -> None:
+    def __init__(self, start: HostStart, reports: int, has_env: bool) -> None:
         """has_env: whether it imports the environment, rather than each actor for itself."""
         started = time.perf_counter()
-        self._plan = plan
+        self._start = start
+        plan = start.plan
         self._reports = reports
         self._pids: set[int] = set()
         # Imported here, before anything is forked, after the plan is read: it takes a second.
         from rollout import actor, make_actor
         from rollout.envs.foreign.foreign_env import ForeignEnv
-        from rollout.envs.registry import find_any_env
         from rollout.host_memory import HostPage, WeightsFiles
 
         self._env: AnyEnv | None = None
         env_id = plan.env_source.id
         notice = f"{env_id} starts threads, which no fork survives: each actor imports it anew"
         if has_env:
-            self._env, notice = find_any_env(plan.env_source), ""
+            self._env, notice = self._find_env(), ""
             make_actor.load_kernels(self._env, plan.network, plan.schema)
             if isinstance(self._env, ForeignEnv) and processes.num_threads() != 1:
-                begin_anew(plan, reports)
+                begin_anew(start, reports)
         self._run_actor = actor.run_actor
         memory = Path(plan.memory_directory)
         run_places.hold(memory)  # until the last of us is dead: actors inherit the descriptor
@@ -117,6 +119,21 @@ class Template:
                 "cannot be forked: start them where they are needed, not at import"
             )
         write_record(reports, control.Ready(time.perf_counter() - started, notice))
+
+    def _find_env(self) -> "AnyEnv":
+        from rollout.envs.registry import find_any_env
+
+        source, given = self._start.plan.env_source, self._start.env
+        if not given:
+            return find_any_env(source)
+        try:
+            env = unpickled(given)
+        except Exception as error:  # of modules that are imported for it, too
+            raise EnvError(
+                f"environment {source.id!r} cannot be had in another process: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return find_any_env(source, env)
 
     def run(self, commands: int) -> None:
         """Obey until the agent closes the pipe; then no actor is left."""
@@ -167,8 +184,8 @@ class Template:
             # The agent asks for the stack of an actor that hangs; it goes to the run's log.
             faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True)
             outgrew = self._run_actor(
-                self._plan,
-                self._env,
+                self._start.plan,
+                self._env or self._find_env(),
                 self._page,
                 self._files,
                 command.actor,

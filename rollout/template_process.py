@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from rollout import control, processes
-from rollout.plan import HostPlan, write_record
+from rollout.plan import HostStart, write_record
 from rollout.supervisor import signal_name
 
 GRACE_S = 1.0  # for the template to end its actors; the kernel ends them with it in any case
@@ -15,9 +15,9 @@ GRACE_S = 1.0  # for the template to end its actors; the kernel ends them with i
 class TemplateProcess:
     """Started by whoever makes it. reports: descriptor of what it says; end: of its end."""
 
-    def __init__(self, plan: HostPlan) -> None:
+    def __init__(self, start: HostStart) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rollout.template", str(os.getpid()), plan.name],
+            [sys.executable, "-P", "-m", "rollout.template", str(os.getpid()), start.plan.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | processes.SINGLE_THREAD_ENVIRONMENT,
@@ -30,7 +30,7 @@ class TemplateProcess:
         self.reports = self._reports.fileno()
         self.end = os.pidfd_open(self.pid)
         self.is_ready = self.has_ended = False
-        self._write(plan)
+        self._write(start)
 
     def fork(self, actor: int, slot: int, incarnation: int) -> None:
         self._write(control.Fork(actor, slot, incarnation))
@@ -69,6 +69,6 @@ class TemplateProcess:
         self._reports.close()
         os.close(self.end)
 
-    def _write(self, record: HostPlan | control.Fork) -> None:
+    def _write(self, record: HostStart | control.Fork) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has been killed; its end will tell
             write_record(self._commands.fileno(), record)

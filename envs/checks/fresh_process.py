@@ -10,20 +10,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 from typing import IO, Any
 
-import cloudpickle
-
-from rollout.envs.compiled_env import CompiledEnv
+from rollout.envs.pickling import pickled, unpickled
 
 # What the process runs. What it is to do comes by its standard input, which stays open: when it
 # ends, so has the process that asked, and this one follows.
 PROGRAM = """\
 import json, sys
-sys.path[:], folders = json.loads(sys.stdin.buffer.readline())
+sys.path[:] = json.loads(sys.stdin.buffer.readline())
 from rollout.envs.checks.fresh_process import serve
-serve(folders)
+serve()
 """
 STDERR = 2  # where it prints to: what it says must not mix with what a command of ours prints
 PRINTED_LINES = 20  # of an environment that prints in every step, the rest is not shown
@@ -43,7 +40,7 @@ def in_fresh_process(
     closed.
     """
     try:
-        task = _pickled((function, arguments))
+        task = _message((function, arguments))
     except Exception as error:
         raise ProcessFailed(f"it cannot be sent to another process: {error}") from error
     results, write = os.pipe()
@@ -107,61 +104,20 @@ def _how_it_ended(status: int) -> str:
     return f"the process ended with status {status}"
 
 
-def _pickled(task: tuple) -> bytes:
-    """Three parts: sys.path and folders of environments, the length of the rest, the rest."""
-    folders: set[str] = set()
-    buffer = io.BytesIO()
-    _Pickler(buffer, folders).dump(task)
-    paths = json.dumps([sys.path, sorted(folders)])
-    return f"{paths}\n{len(buffer.getvalue())}\n".encode() + buffer.getvalue()
+def _message(task: tuple) -> bytes:
+    """Three parts: sys.path, the length of the rest, the rest."""
+    encoded = pickled(task)
+    return f"{json.dumps(sys.path)}\n{len(encoded)}\n".encode() + encoded
 
 
-class _Pickler(cloudpickle.Pickler):
-    """Sends an environment by its name if others can import it, else whole.
-
-    folders: receives those in which the modules of environments lie; they need not be on sys.path
-    any more.
-    """
-
-    def __init__(self, file: io.BytesIO, folders: set[str]) -> None:
-        super().__init__(file)
-        self._folders = folders
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, type) and issubclass(obj, CompiledEnv):
-            if not _is_importable(obj):  # cloudpickle would make an empty class first
-                namespace = {k: v for k, v in vars(obj).items() if k not in _OF_EVERY_CLASS}
-                return type(obj), (obj.__name__, obj.__bases__, namespace)
-            file = getattr(sys.modules[obj.__module__], "__file__", None)
-            if file:
-                depth = obj.__module__.count(".") + (Path(file).name == "__init__.py")
-                self._folders.add(str(Path(file).resolve().parents[depth]))
-        return super().reducer_override(obj)
-
-
-_OF_EVERY_CLASS = ("__dict__", "__weakref__")
-
-
-def _is_importable(env: type) -> bool:
-    found: Any = sys.modules.get(env.__module__)
-    for name in env.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is env and env.__module__ != "__main__"
-
-
-def serve(folders: list[str]) -> None:
-    """Do, in the fresh process, what comes by standard input.
-
-    folders: where modules of environments are looked for first, as `find_env` does.
-    """
+def serve() -> None:
+    """Do, in the fresh process, what comes by standard input."""
     stdin = sys.stdin.buffer
     size = int(stdin.readline())
     task = stdin.read(size)
     threading.Thread(target=_end_when_closed, args=(stdin,), daemon=True).start()
     try:
-        sys.path[:0] = folders
-        function, arguments = cloudpickle.loads(task)
-        del sys.path[: len(folders)]
+        function, arguments = unpickled(task)
         for value in function(*arguments):
             _tell({"value": value})
         _tell({"done": True})

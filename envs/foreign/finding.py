@@ -126,7 +126,7 @@ def _package(name: str, source: EnvSource) -> Any:
 def is_maker(value: object) -> bool:
     """Whether a value may make environments: a class with `step`, or a function."""
     is_class = isinstance(value, type) and hasattr(value, "step") and hasattr(value, "reset")
-    return is_class or inspect.isfunction(value)
+    return is_class or inspect.isfunction(value) or isinstance(value, functools.partial)
 
 
 def from_maker(source: EnvSource, maker: Any) -> ForeignEnv:

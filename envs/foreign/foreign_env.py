@@ -199,8 +199,9 @@ def _takes(function: Callable[..., Any], keyword: str) -> bool:
 def _check_reset(env: gymnasium.Env) -> None:
     if not _takes(env.unwrapped.reset, "seed"):
         parameters = inspect.signature(env.unwrapped.reset).parameters.values()
-        file = inspect.getsourcefile(type(env.unwrapped))
+        code = getattr(inspect.unwrap(env.unwrapped.reset), "__code__", None)
+        file = f" ({code.co_filename})" if code else ""
         raise EnvError(
-            f"reset({', '.join(map(str, parameters))}) takes no seed ({file}); write it as "
+            f"reset({', '.join(map(str, parameters))}) takes no seed{file}; write it as "
             "def reset(self, *, seed=None, options=None) and return (observation, info)"
         )

@@ -164,7 +164,7 @@ class Acting:
         if action is not None:
             action()
 
-    def finish(self, summary: Summary, run_dir: Path) -> None:
+    def finish(self, summary: Summary, run: RunDirectory) -> None:
         self.is_finished = True
 
 

@@ -37,7 +37,7 @@ def trained(monkeypatch, make_run, make_progress, make_summary):
         view.write(make_progress(1))
         run = make_run()
         summary = make_summary(goal_reached=asked.goal_reached)
-        view.finish(make_summary(), run.path)
+        view.finish(make_summary(), run)
         return SimpleNamespace(
             summary=summary,
             run_dir=run.path,

@@ -24,7 +24,7 @@ from rollout.envs.batch import state_bytes
 from rollout.host_memory import HostPage
 from rollout.learners.network import initial_parameters
 from rollout.learners.unroll import Unroll
-from rollout.plan import HostPlan, write_record
+from rollout.plan import HostPlan, HostStart, write_record
 from rollout.template import error_text
 from tests.rollout import dying_envs
 from tests.rollout.conftest import wait_until
@@ -62,7 +62,7 @@ class FakeLearner:
                 start_new_session=True,
             )
         assert self.agent.stdin is not None
-        write_record(self.agent.stdin.fileno(), plan)
+        write_record(self.agent.stdin.fileno(), HostStart(plan))
 
     def _bind(self, name: str) -> zmq.Socket:
         socket = self._context.socket(zmq.ROUTER)

@@ -167,7 +167,7 @@ def test_reader_who_leaves_does_not_end_the_run(make_progress, make_summary, mak
     view = make_view(out=out)
     view.phase("starting")
     view.write(make_progress(1))
-    view.finish(make_summary(), make_run().path)
+    view.finish(make_summary(), make_run())
     with pytest.raises(BrokenPipeError):
         out.close()
 

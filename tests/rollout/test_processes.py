@@ -125,14 +125,14 @@ def test_host_agent_whose_learner_dies_before_reading_on_removes_the_runs_direct
     make_plan, places
 ):
     """The pipe closes right behind the plan: template and files must go all the same."""
-    from rollout.plan import write_record
+    from rollout.plan import HostStart, write_record
 
     plan = make_plan()
     agent = subprocess.Popen(
         [sys.executable, "-P", "-m", "rollout.host", plan.name], stdin=subprocess.PIPE
     )
     assert agent.stdin is not None
-    write_record(agent.stdin.fileno(), plan)
+    write_record(agent.stdin.fileno(), HostStart(plan))
     agent.stdin.close()
     assert agent.wait(10) == 0
     assert not Path(plan.socket_directory).exists()
