@@ -5,7 +5,7 @@ loop over the same environments with the same policy in Python, or with random a
 CartPole twice: with random actions every twentieth step is a reset, which costs four times as much
 with a seed as without; with a policy that balances hardly any is. HalfCheetah, whose states are
 saved with every unroll, against Gymnasium's SyncVectorEnv; Atari's Pong by its own vector
-environment, against that alone.
+environment, against that alone, and with one layer of as many units in NumPy.
 """
 
 from collections.abc import Callable
@@ -98,9 +98,18 @@ def bench_vector(
     def act() -> None:
         actor.act(weights)
 
+    matrix = np.zeros((first[0].size, 64), np.float32)
+    head = np.zeros((64, env.action_space.shape[0] if env.action_space.shape else 1), np.float32)
+
     def step() -> None:
         for chosen in actions:
             envs.step(chosen)
+
+    def step_with_policy() -> None:
+        shown = first
+        for chosen in actions:  # what the policy, which has as many units, would choose is dropped
+            np.tanh(shown.reshape(NUM_VECTOR_ENVS, -1).astype(np.float32) @ matrix) @ head
+            shown, *_ = envs.step(chosen)
 
     assert first.shape == actor.envs.observation().shape, "they show the same"
     for _ in range(2):
@@ -108,7 +117,8 @@ def bench_vector(
         step()
     assert np.isfinite(actor.buffer.unroll().reward).all()
     work = NUM_VECTOR_ENVS * UNROLL_LENGTH
-    return harness.measure({"actor": (act, work), "bare loop": (step, work)})
+    calls = {"actor": act, "bare loop": step, "bare loop with a NumPy policy": step_with_policy}
+    return harness.measure({name: (call, work) for name, call in calls.items()})
 
 
 def half_cheetah() -> dict[str, harness.Measurement]:

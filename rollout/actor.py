@@ -8,6 +8,7 @@ import itertools
 from rollout import control
 from rollout.acting import UnrollActor
 from rollout.actor_memory import MemoryWatch
+from rollout.envs.philox import CLOCK
 from rollout.envs.registry import AnyEnv
 from rollout.host_memory import HostPage, Slot, WeightsFiles
 from rollout.make_actor import make_actor
@@ -73,6 +74,7 @@ def act_share(
     slot.begin(page.version)  # resets may hang or fail as steps may
     acting.envs.restore(share.states, slot.position, plan.schema.unroll_length)
     slot.rest()
+    hides_state = plan.schema.state_bytes == CLOCK.itemsize
     stopwatch = Stopwatch()
     for unroll_index in itertools.count(share.first_unroll):
         outbox.wait_credit()
@@ -91,7 +93,7 @@ def act_share(
         slot.count(plan.schema.unroll_length * share.num_envs)
         buffer = acting.buffer
         outbox.send(payload, unroll_index, version, buffer.num_finals, buffer.num_episodes, times)
-        is_inside = env.has_hidden_state and bool(acting.envs.clocks["t"].any())
+        is_inside = hides_state and bool(acting.envs.clocks["t"].any())
         outgrew = memory.after_unroll(may_wait=is_inside)
         if outgrew is not None:
             outbox.wait_acknowledged()  # the next life has to wait for that anyway

@@ -126,6 +126,26 @@ def batch_writer(space: Space, batched: Space) -> Write:
     return write_each
 
 
+def check_bounds(space: Space, row: Any, keys: str = "") -> None:
+    """Raises Misfit where a row of the kit's `space` lies outside of it.
+
+    keys: where in an observation this is.
+    """
+    if isinstance(space, Dict):
+        record = observation_layout(space).record
+        inner = row if keys else row.view(record)[0]
+        for name, entry in space.spaces.items():
+            check_bounds(entry, inner[name], f"{keys}[{name!r}]")
+    elif isinstance(space, Box):
+        is_outside = (row < space.low) | (row > space.high)  # NaN is told elsewhere
+        if is_outside.any():
+            place = tuple(np.argwhere(is_outside)[0].tolist())
+            raise Misfit(
+                f"{keys} is {row[place]} at {list(place)}, outside of observation_space, where it "
+                f"is from {space.low[place]} to {space.high[place]}".strip()
+            )
+
+
 class Misfit(Exception):
     """An observation that is not what its space says; keys: where in it, from the inside out."""
 

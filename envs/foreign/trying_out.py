@@ -7,6 +7,7 @@ from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.foreign_envs import ForeignEnvs
 from rollout.envs.foreign.looped_envs import LoopedEnvs
 from rollout.envs.foreign.making import make_envs
+from rollout.envs.foreign.observations import Misfit, check_bounds
 from rollout.envs.foreign.plain_data import NotPlain
 from rollout.envs.foreign.saved_state import StateSaver
 from rollout.envs.layouts import action_layout
@@ -51,9 +52,12 @@ def try_out(env: ForeignEnv, seed: int) -> None:
     envs = None
     try:
         envs = make_envs(env, env.group, seed)
-        Trial(envs).step()
+        for row in (*envs.observation().copy(), *Trial(envs).step()[0]):
+            check_bounds(env.observation_space, row)
     except EnvError:
         raise
+    except Misfit as error:
+        raise EnvError(f"environment {env.__name__!r}: {error}") from None
     except Exception as error:
         raise EnvError(
             f"environment {env.__name__!r} fails in its first reset or step, at "

@@ -1,6 +1,6 @@
 """Environments that save their state, are of several agents, are vectors, or are of old."""
 
-import pickle
+import json
 from typing import Any
 
 import gymnasium
@@ -20,7 +20,7 @@ class Drift(gymnasium.Env):
 
     def __init__(self, forgets: str = "nothing", limit: int = 13, grows: bool = False) -> None:
         self.forgets, self.limit, self.grows = forgets, limit, grows
-        self.t, self.place, self.past = 0, 0.0, b""
+        self.t, self.place, self.past = 0, 0.0, ""
 
     def reset(self, *, seed: int | None = None, options: Any = None):
         super().reset(seed=seed)
@@ -30,7 +30,7 @@ class Drift(gymnasium.Env):
     def step(self, action) -> Any:
         self.t += 1
         self.place += 0.3 * (int(action) - 1) + 0.1 * self.np_random.normal()
-        self.past += b"x" * 1000 if self.grows else b""
+        self.past += "x" * 1000 if self.grows else ""
         is_over = abs(self.place) > 3
         return self._observe(), -abs(self.place), is_over, self.t >= self.limit, {}
 
@@ -39,13 +39,14 @@ class Drift(gymnasium.Env):
 
     def snapshot(self) -> bytes:
         place = 0.0 if self.forgets == "place" else self.place
-        generator = None if self.forgets == "generator" else self.np_random
-        return pickle.dumps((self.t, place, generator, self.past))
+        generator = self.np_random.bit_generator.state
+        state = self.t, place, None if self.forgets == "generator" else generator, self.past
+        return json.dumps(state).encode()
 
     def restore(self, snapshot: bytes) -> None:
-        self.t, self.place, generator, self.past = pickle.loads(snapshot)  # noqa: S301
+        self.t, self.place, generator, self.past = json.loads(snapshot)
         if generator is not None:
-            self.np_random = generator
+            self.np_random.bit_generator.state = generator
 
 
 class Kept(gymnasium.Wrapper):

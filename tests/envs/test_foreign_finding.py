@@ -4,9 +4,10 @@ import subprocess
 import sys
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from rollout.env_source import EnvSource
 from rollout.envs.errors import EnvError
@@ -147,3 +148,37 @@ def test_package_that_is_not_there_names_what_installs_it():
     )
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert "pip install 'rollout-cluster[box2d]'" in ended.stderr
+
+
+class Deep(gymnasium.Env):
+    """Something within its observations lies where its space does not reach."""
+
+    observation_space = Dict({"a": Discrete(2), "b": Tuple([Box(0, 1, (3,), np.float32)])})
+    action_space = Discrete(2)
+
+    def __init__(self, at: int = 0) -> None:
+        self.at, self.t = at, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        return self._observe(), {}
+
+    def step(self, action) -> Any:
+        self.t += 1
+        return self._observe(), 0.0, False, False, {}
+
+    def _observe(self):
+        shown = np.full(3, 0.5, np.float32)
+        shown[1] += self.t == self.at
+        return {"a": 1, "b": (shown,)}
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_observation_outside_of_its_space_is_named_at_start(at):
+    with pytest.raises(EnvError) as caught:
+        try_out(ForeignEnv("mine", Deep, {"at": at}), 0)
+    said = "['b']['item_0'] is 1.5 at [1], outside of observation_space, where it is from 0.0 to 1"
+    assert said in str(caught.value)
+
+
+def test_observation_that_lies_in_its_space_is_let_in():
+    try_out(ForeignEnv("mine", Deep, {"at": 9}), 0)
