@@ -37,7 +37,9 @@ def state_bytes(env: AnyEnv) -> int:
 
 def state_fields(env: AnyEnv) -> str:
     """What a snapshot holds of an environment besides its clock, in NumPy's words."""
-    return str(env.state) if isinstance(env, type) and not env.has_hidden_state else ""
+    if env.has_hidden_state:
+        return "hidden"
+    return str(env.state) if isinstance(env, type) else f"{env.state_bytes} bytes that it saves"
 
 
 def env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:

@@ -84,16 +84,28 @@ def find_any_env(source: EnvSource, given: Any = None) -> AnyEnv:
         return from_package(source)
     value = _given(source.id, given) if source.is_object else _named(source.id, source.folder)
     limit = source.max_episode_steps
+    if source.vectorization_mode != "sync":
+        raise EnvError(
+            f"env.vectorization_mode={source.vectorization_mode!r} is for ids of Gymnasium's, "
+            f"gymnasium:ID; {source.id} is none"
+        )
     if _is_definition(value):
         if source.wrappers:
             raise EnvError(f"env.wrappers are for environments of Gymnasium's; {source.id} is none")
         return value if limit is None else value.with_time_limit(limit)
+    if is_maker(value) and _is_of_python(value) and not source.is_object:
+        raise EnvError(f"environment {source.id!r} is a part of Python, and makes no environment")
     if is_maker(value):
         return from_maker(source, value)
     raise EnvError(
         f"environment {source.id!r} is {value!r}; wanted a subclass of rollout.envs.CompiledEnv or "
         "of gymnasium.Env or VectorEnv, or a function that makes one"
     )
+
+
+def _is_of_python(value: Any) -> bool:
+    """Whether it is of the standard library, which has much that should not be called by files."""
+    return value.__module__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}
 
 
 def _given(env_id: str, given: Any) -> Any:

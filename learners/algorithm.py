@@ -78,8 +78,9 @@ class Algorithm(ABC, Generic[S]):
         """Share out the rows, in a random order that only seed, update and epoch decide.
 
         rows: a NamedTuple of tensors, each [R, …]; a minibatch has R / num_minibatches rows, some
-        one more where that is no integer.
+        one more where that is no integer, and at least two if there are two.
         """
+        num_minibatches = max(1, min(num_minibatches, len(rows[0]) // 2))
         order = self.on_device(draws.permutation(self.seed, len(rows[0]), update_index, epoch))
         # All at once: gathered for each minibatch, the columns would leave the cache in between.
         shuffled = [column.index_select(0, order) for column in rows]

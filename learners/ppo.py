@@ -45,7 +45,7 @@ class PPO(Algorithm[PpoSettings]):
                 if s.norm_adv:
                     minibatch = minibatch._replace(advantage=normalized(minibatch.advantage))
                 steps.append(self.step(self.loss, minibatch, learning_rate, s.max_grad_norm))
-            last = steps[-1]
+            last = steps[-1] if steps else None
             if s.target_kl is not None and last and last["losses/approx_kl"] > s.target_kl:
                 break
         return {
@@ -117,11 +117,15 @@ class PPO(Algorithm[PpoSettings]):
 
 
 def normalized(advantage: torch.Tensor) -> torch.Tensor:
-    """With mean 0 and standard deviation 1."""
+    """With mean 0 and standard deviation 1; a single one is 0."""
+    if len(advantage) < 2:
+        return torch.zeros_like(advantage)
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
 def explained_variance(value: torch.Tensor, return_: torch.Tensor) -> float:
     """1 - Var(return - value) / Var(return): 1 is perfect, 0 no better than a constant."""
+    if len(value) < 2:
+        return 0.0
     variance, left = return_.var(), (return_ - value).var()
     return torch.where(variance > 0.0, 1.0 - left / variance, 0.0).item()

@@ -61,7 +61,7 @@ class EnvSettings(Settings):
         "its own vector environment",
     )
     wrappers: Annotated[
-        tuple[str | dict[str, Any], ...],
+        tuple[str | dict[str, bool | int | float | str | list[Any] | dict[str, Any]], ...],
         Field(strict=False),  # TOML has lists, no tuples
         Wanted('a list of names, or tables such as {name = "FrameStackObservation", …}'),
     ] = Field(
@@ -104,7 +104,9 @@ class EnvSettings(Settings):
         """What to type to find what is wrong with it."""
         if self._given is None:
             return f"`rollout check-env {self.id}`"
-        return f"`rollout.envs.check_env({self.id.removeprefix(OBJECT)})`"
+        if isinstance(self._given, type) and hasattr(self._given, "observe"):  # compiled
+            return f"`rollout.envs.check_env({self._given.__name__})`"
+        return "`gymnasium.utils.env_checker.check_env`"
 
     def pickled(self) -> bytes:
         """What was given as an object, for other processes; else nothing. Raises EnvError."""

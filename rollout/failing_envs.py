@@ -32,7 +32,10 @@ from rollout.supervisor import how_ended, signal_name
 
 @dataclass(frozen=True)
 class Failing:
-    """An environment that failed too often. text: what people are told."""
+    """An environment that failed too often. text: what people are told.
+
+    env: NOWHERE if it is one of a vector environment, and nobody knows which.
+    """
 
     env: int
     text: str
@@ -102,19 +105,23 @@ class FailingEnvs:
             how = f"failed {count} times at its step {step}"
         if not is_enough:
             return None
-        failure = self._describe(ended, env, unroll_index, lost)
-        try:
-            file = save_failure(self._folder, failure)
-            move = f"`rollout replay {shlex.quote(str(file))} --python` shows where"
-            if self._plan.env_source.is_object:  # which no command can have
-                move = f"{self._folder.parent / 'run.log'} shows where"
-        except RunFailed as error:
-            move = f"no replay file: {error}"
+        is_one = ended.place >= 0
+        move = f"{self._folder.parent / 'run.log'} shows where"
+        if is_one and not self._plan.env_source.is_object:  # which no command can do again
+            move = self._save(self._describe(ended, env, unroll_index, lost))
         return Failing(
-            env,
+            env if is_one else NOWHERE,
             f"environment {env} {how}: the actor {how_ended(ended)}, in {self.place(env, ended)}; "
             f"{move}",
         )
+
+    def _save(self, failure: Failure) -> str:
+        """Write a failure's file; returns what to do with it."""
+        try:
+            file = save_failure(self._folder, failure)
+        except RunFailed as error:
+            return f"no replay file: {error}"
+        return f"`rollout replay {shlex.quote(str(file))} --python` shows where"
 
     def _describe(self, ended: ActorEnded, env: int, unroll_index: int, lost: int) -> Failure:
         """All that is needed to do it again, from the newest state on."""
@@ -131,7 +138,7 @@ class FailingEnvs:
             clock["episode"], clock["t"] = ended.episode, 0
             t = ended.episode_t
             schema, unroll_index = replace(schema, unroll_length=t + 1), 0
-        elif lost or ended.place < 0:
+        elif lost:
             t = NOWHERE
         return Failure(
             env_source=plan.env_source,

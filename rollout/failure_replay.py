@@ -32,6 +32,9 @@ _AROUND = (
     "batch.py",
     "batch_kernel.py",
     "foreign/foreign_envs.py",
+    "foreign/looped_envs.py",
+    "foreign/parallel_games.py",
+    "foreign/vector_envs.py",
     "stepping_actor.py",
     Path(__file__).name,
 )

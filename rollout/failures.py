@@ -2,7 +2,8 @@
 
 failures/env-I-step-S.safetensors holds the weights that acted, the state of that one environment
 at the start of the unroll, and, as JSON in its metadata, all else that the unroll is a function of.
-Reading one parses JSON and safetensors; nothing in it is ever executed.
+Reading one parses JSON and safetensors, and executes nothing. Replaying it makes the environment
+that it names, with the params that it gives: replay your own files, or read them before.
 """
 
 import hashlib

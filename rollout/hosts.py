@@ -173,7 +173,7 @@ class Hosts:
         if failing is None or failing.env in self.set_aside:
             return
         shares = self._inbox.shares
-        if self._sets_aside and shares.num_envs > shares.group:
+        if self._sets_aside and failing.env != NOWHERE and shares.num_envs > shares.group:
             self.set_aside.update(shares.set_aside(failing.env))
             self._notice(f"{failing.text}; it is set aside")
         else:

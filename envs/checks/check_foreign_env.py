@@ -27,6 +27,7 @@ from rollout.envs.checks.check_report import (
 )
 from rollout.envs.foreign.foreign_env import PICTURES, ForeignEnv
 from rollout.envs.foreign.making import make_envs
+from rollout.envs.foreign.observations import Misfit, check_bounds
 from rollout.envs.foreign.trying_out import Trial
 from rollout.envs.registry import find_any_env
 
@@ -134,23 +135,17 @@ def check_runs(trial: ForeignTrial) -> Result:
 
 def check_observations(trial: ForeignTrial) -> Result:
     env = trial.env
-    if env.is_vector:
-        return not_applicable("of a vector environment, shapes and kinds of numbers are looked at")
-    one = env.make()
-    try:
-        env.gym_action_space.seed(trial.seed)
-        observation, _ = one.reset(seed=trial.seed)
+    with _Playing(env, trial.num_envs, trial.seed) as acting:
+        rows = acting.envs.observation()
         for k in range(min(SAMPLES, trial.num_steps)):
-            if not env.gym_observation_space.contains(observation):
-                return warning(
-                    f"after {k} steps one does not lie in observation_space: {observation!r:.300}"
-                )
-            answer = one.step(env.gym_action_space.sample())
-            observation = answer[0]
-            if answer[2] or answer[3]:
-                observation, _ = one.reset()
-    finally:
-        one.close()
+            try:
+                for row in rows:
+                    check_bounds(env.observation_space, row)
+            except Misfit as error:
+                if k <= 1:
+                    return failed(f"{error}; no run begins with it")
+                return warning(f"after {k} steps one lies elsewhere: {error}")
+            rows = acting.step()[0]
     return passed("all lie in observation_space")
 
 

@@ -33,7 +33,8 @@ class ForeignEnv:
     observation_space, action_space: the kit's spaces that stand for them. renders: whether it can
     be asked for pictures. is_vector: whether it steps all environments of an actor itself (see
     `make_vector`). has_no_ops: whether there are steps that are none (see Unroll). group: how many
-    environments, side by side, only go together: the agents of a game. is_seeded_once: whether a
+    environments, side by side, only go together: the agents of a game. as_seed: N seeds, as its
+    vector environment takes them. is_seeded_once: whether a
     seed is for its first episode only, as it costs too much.
     """
 
@@ -98,6 +99,7 @@ class ForeignEnv:
                 "(gymnasium.vector.AutoresetMode), so that no row is taken for what it is not"
             )
         self.has_no_ops = mode == AutoresetMode.NEXT_STEP
+        self.as_seed = _seed_form(env)
 
     def make(self, render_mode: str | None = None) -> gymnasium.Env:
         """A new environment. Raises EnvError with what its own constructor says."""
@@ -185,6 +187,20 @@ class ForeignEnv:
                 ("saved", np.uint8, (room,)),
             ]
         )
+
+
+def _seed_form(env: VectorEnv) -> Callable[[list[int]], Any]:
+    """How it takes seeds: as a list, as an array, or only one for all. Raises EnvError."""
+    refusal = None
+    forms: tuple[Callable[[list[int]], Any], ...] = (list, np.array, lambda seeds: seeds[0])
+    for form in forms:
+        seed: Any = form([0] * env.num_envs)
+        try:
+            env.reset(seed=seed)
+            return form
+        except Exception as error:
+            refusal = refusal or error
+    raise EnvError(f"reset(seed=[0, …]) fails: {type(refusal).__name__}: {refusal}")
 
 
 _MODES = [str(mode) for mode in AutoresetMode]

@@ -1,5 +1,6 @@
 """N single environments, stepped one after the other in this process."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from rollout.envs.foreign.closing import close
 from rollout.envs.foreign.foreign_env import PICTURES, ForeignEnv
 from rollout.envs.foreign.foreign_envs import ForeignEnvs, Stepped, five_values, two_values
 from rollout.envs.foreign.observations import Misfit, observation_writer
+from rollout.envs.foreign.plain_data import NotPlain
 from rollout.envs.foreign.saved_state import StateSaver
+
+log = logging.getLogger(__name__)
 
 
 class LoopedEnvs(ForeignEnvs):
@@ -41,6 +45,7 @@ class LoopedEnvs(ForeignEnvs):
         self._read = action_reader(env.gym_action_space)
         self._envs = []
         self._is_seeded = [False] * num_envs
+        self._has_told = False
         self._state_dtype = env.state_dtype(state_bytes)
         self._savers = None
         try:
@@ -62,11 +67,29 @@ class LoopedEnvs(ForeignEnvs):
         states["clock"], states["shown"] = self.clocks, self._shown
         room = self._state_dtype["saved"].itemsize
         for i, saver in enumerate(self._savers):
-            saved = saver.save()
-            if len(saved) <= room:  # else it counts as not saved
-                states["length"][i] = len(saved)
-                states["saved"][i, : len(saved)] = np.frombuffer(saved, np.uint8)
+            saved = self._saved(saver, room)
+            states["length"][i] = len(saved)
+            states["saved"][i, : len(saved)] = np.frombuffer(saved, np.uint8)
         return states.tobytes()
+
+    def _saved(self, saver: StateSaver, room: int) -> bytes:
+        """A state, or nothing where that is no longer possible, which is logged once."""
+        try:
+            saved = saver.save()
+            if len(saved) <= room:
+                return saved
+            why = f"it takes {len(saved):,} bytes, and there is room for {room:,}"
+        except NotPlain as error:
+            why = str(error)
+        if not self._has_told:
+            self._has_told = True
+            log.warning(
+                "environment %r: a state cannot be saved any more: %s; if its actor dies, its "
+                "episode begins anew",
+                self.env.__name__,
+                why,
+            )
+        return b""
 
     def restore(
         self,

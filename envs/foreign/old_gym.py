@@ -3,9 +3,12 @@
 Then, `reset()` returned an observation, `seed(seed)` seeded, and `step` returned four values.
 """
 
+import inspect
 from typing import Any, TypeGuard
 
 import gymnasium
+
+from rollout.envs.errors import EnvError
 
 
 def is_of_old_gym(env: Any) -> TypeGuard[Any]:
@@ -19,22 +22,35 @@ def is_of_old_gym(env: Any) -> TypeGuard[Any]:
 
 
 class OldGymEnv(gymnasium.Env):
-    """One such environment. Of an end, `info["TimeLimit.truncated"]` says whether it is by time."""
+    """One such environment. Of an end, `info["TimeLimit.truncated"]` says whether it is by time.
+
+    Raises EnvError for one that takes no seed in either way.
+    """
 
     def __init__(self, env: Any) -> None:
         self.old = env
         self.__doc__ = env.__doc__
         self.observation_space, self.action_space = env.observation_space, env.action_space
         self.metadata = dict(getattr(env, "metadata", None) or {})
+        self._takes_seed = "seed" in inspect.signature(env.reset).parameters
+        if not (self._takes_seed or hasattr(env, "seed")):
+            raise EnvError(
+                f"{type(env).__name__} takes no seed, neither by seed(seed) nor by "
+                "reset(seed=seed); write it as def reset(self, *, seed=None, options=None) of a "
+                "gymnasium.Env"
+            )
 
     def __repr__(self) -> str:
         return f"OldGymEnv({self.old!r})"
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        if seed is not None and hasattr(self.old, "seed"):
-            self.old.seed(seed)
-        answer = self.old.reset()
+        if self._takes_seed:
+            answer = self.old.reset(seed=seed)
+        else:
+            if seed is not None:
+                self.old.seed(seed)
+            answer = self.old.reset()
         is_new = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)
         return answer if is_new else (answer, {})
 
@@ -45,6 +61,9 @@ class OldGymEnv(gymnasium.Env):
         observation, reward, done, info = answer
         is_by_time = bool(done) and bool(info.get("TimeLimit.truncated", False))
         return observation, reward, bool(done) and not is_by_time, is_by_time, info
+
+    def render(self) -> Any:
+        return self.old.render()
 
     def close(self) -> None:
         if hasattr(self.old, "close"):

@@ -13,8 +13,6 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.closing import close
 
-NO_OP = "no_op"  # in the infos: [N] bool, whose step was none
-
 
 def is_parallel_env(env: Any) -> TypeGuard[Any]:
     """Whether it has what PettingZoo's ParallelEnv has."""
@@ -22,7 +20,10 @@ def is_parallel_env(env: Any) -> TypeGuard[Any]:
 
 
 class ParallelGames(VectorEnv):
-    """Games of equal agents; row g * A + a is agent a of game g."""
+    """Games of equal agents; row g * A + a is agent a of game g.
+
+    no_op: [N] bool, whose last step was none.
+    """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
@@ -34,7 +35,9 @@ class ParallelGames(VectorEnv):
         self.single_action_space = self._common("action_space")
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._shown: list[Any] = [None] * self.num_envs
+        nothing = create_empty_array(self.single_observation_space, self.num_envs)
+        self._shown: list[Any] = list(iterate(self.observation_space, nothing))
+        self.no_op = np.ones(self.num_envs, np.bool_)
 
     def _common(self, name: str) -> Any:
         """The space that all agents have. Raises EnvError where they differ."""
@@ -72,7 +75,7 @@ class ParallelGames(VectorEnv):
         A, chosen = len(self._agents), list(iterate(self.action_space, actions))
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
-        no_op = np.ones(self.num_envs, np.bool_)
+        self.no_op = np.ones(self.num_envs, np.bool_)
         for g, game in enumerate(self._games):
             if not game.agents:
                 self._reset_game(g, None)
@@ -82,12 +85,12 @@ class ParallelGames(VectorEnv):
             observations, gained, ends, cuts, _ = answer
             self._show(g, observations)
             for agent, row in rows.items():
-                no_op[row] = False
+                self.no_op[row] = False
                 rewards[row] = gained[agent]
                 terminated[row], truncated[row] = ends[agent], cuts[agent]
                 if agent not in game.agents and not (terminated[row] or truncated[row]):
                     truncated[row] = True  # the game is over without a word on this agent
-        return self._observations(), rewards, terminated, truncated, {NO_OP: no_op}
+        return self._observations(), rewards, terminated, truncated, {}
 
     def close(self, **kwargs: Any) -> None:
         for game in self._games:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from rollout.envs.errors import EnvError, raised_at
+from rollout.envs.foreign.closing import close
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.foreign_envs import ForeignEnvs
 from rollout.envs.foreign.looped_envs import LoopedEnvs
@@ -120,7 +121,7 @@ def _length(env: ForeignEnv) -> int:
         one.reset(seed=0)
         return len(StateSaver(one).save())
     finally:
-        one.close()
+        close(one, env.__name__)
 
 
 def _are_same(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:

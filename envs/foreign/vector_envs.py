@@ -17,7 +17,7 @@ from rollout.envs.foreign.closing import close
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.foreign_envs import ForeignEnvs, Stepped, five_values, two_values
 from rollout.envs.foreign.observations import Misfit, batch_writer
-from rollout.envs.foreign.parallel_games import NO_OP
+from rollout.envs.foreign.parallel_games import ParallelGames
 
 LARGEST_SEED = 2**31 - 1  # some keep it in a C int
 
@@ -71,21 +71,9 @@ class VectorEnvs(ForeignEnvs):
         self._say_place(0, 0)
         self._t[:] = self._returns[:] = 0
         self._is_over[:] = False
-        self._reset([self._seed(i) & LARGEST_SEED for i in range(self.num_envs)])
-
-    def _reset(self, seeds: list[int]) -> None:
-        """Environments take seeds as a list, as an array, or only one for all."""
-        refusal = None
-        for seed in (seeds, np.array(seeds, np.int64), seeds[0]):
-            try:
-                answer = self._env.reset(seed=seed)  # pyright: ignore[reportArgumentType]
-            except Exception as error:
-                refusal = refusal or error
-            else:
-                self._put_first(answer)
-                return
-        assert refusal is not None
-        raise refusal
+        seeds = [self._seed(i) & LARGEST_SEED for i in range(self.num_envs)]
+        seed: Any = self.env.as_seed(seeds)
+        self._put_first(self._env.reset(seed=seed))
 
     def _put_first(self, answer: Any) -> None:
         """What `reset` returned is what the environments show."""
@@ -108,7 +96,7 @@ class VectorEnvs(ForeignEnvs):
         is_truncated = self._flags(truncated, "truncated")
         no_op = None
         if self.env.has_no_ops:
-            no_op = infos.get(NO_OP, self._is_over)
+            no_op = self._env.no_op if isinstance(self._env, ParallelGames) else self._is_over
             self._is_over = (is_terminated | is_truncated) & ~no_op
         return Stepped(
             rewards,

@@ -176,3 +176,61 @@ class Outside(Drift):
     """Says that it stays where it does not."""
 
     observation_space = Box(-0.1, 0.1, (2,), np.float32)
+
+
+class Leaving(Drift):
+    """Leaves the space that it says after some steps."""
+
+    observation_space = Box(-99, 4, (2,), np.float32)
+
+
+class NewSeeded:
+    """As gym was at last: not of Gymnasium's, and `reset` takes the seed."""
+
+    observation_space, action_space = Box(-99, 99, (1,), np.float32), Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        self.random = np.random.default_rng(seed) if seed is not None else self.random
+        return np.array([self.random.normal()], np.float32), {}
+
+    def step(self, action):
+        return np.array([self.random.normal()], np.float32), 0.0, False, False, {}
+
+
+class Unseedable(NewSeeded):
+    """Takes no seed at all."""
+
+    def reset(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return np.zeros(1, np.float32)
+
+
+class Thinning(Drift):
+    """Becomes more than data after some steps."""
+
+    thought: Any = None
+
+    def step(self, action) -> Any:
+        self.thought = object() if self.t > 40 else None
+        return super().step(action)
+
+
+class ClosingBadly(Drift):
+    """Its `close` raises."""
+
+    def close(self) -> None:
+        raise RuntimeError("viewer")
+
+
+class Late(Race):
+    """The last runner only comes with the second step."""
+
+    def reset(self, seed: int | None = None, options: Any = None):
+        super().reset(seed, options)
+        self.agents = ["ann", "bob"]
+        return self._observe(self.agents), {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict[str, Any]):
+        answer = super().step(actions)
+        if self.t == 1:
+            self.agents = [*self.agents, "cyd"]
+        return answer

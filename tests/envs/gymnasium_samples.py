@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import signal
 import time
 from typing import Any, ClassVar
@@ -184,3 +185,8 @@ class Broken(gymnasium.Env):
 
     def __init__(self) -> None:
         raise FileNotFoundError("no map.txt here")
+
+
+def give_size():
+    """A function that makes something else."""
+    return shutil.get_terminal_size()

@@ -182,3 +182,22 @@ def test_observation_outside_of_its_space_is_named_at_start(at):
 
 def test_observation_that_lies_in_its_space_is_let_in():
     try_out(ForeignEnv("mine", Deep, {"at": 9}), 0)
+
+
+def test_seed_reaches_whoever_takes_it_in_reset():
+    first, again, other = (
+        LoopedEnvs(named(f"{HERE}:NewSeeded"), 1, seed).observation().copy() for seed in (3, 3, 4)
+    )
+    assert first == again and first != other
+
+
+def test_old_environment_without_any_seed_is_refused():
+    with pytest.raises(EnvError, match="takes no seed, neither by seed"):
+        named(f"{HERE}:Unseedable")
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", f"{HERE}:Drift"])
+def test_mode_of_vectors_is_only_for_ids_of_gymnasiums(env_id):
+    source = EnvSource(id=env_id, folder="", vectorization_mode="vector_entry_point")
+    with pytest.raises(EnvError, match="is for ids of Gymnasium's, gymnasium:ID"):
+        find_any_env(source)

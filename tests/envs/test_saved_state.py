@@ -20,7 +20,7 @@ from rollout.envs.foreign.saved_state import StateSaver
 from rollout.envs.foreign.trying_out import Trial
 from rollout.envs.philox import CLOCK
 from rollout.envs.registry import find_any_env
-from tests.envs.foreign_samples import Drift, Kept
+from tests.envs.foreign_samples import ClosingBadly, Drift, Kept, Thinning
 from tests.envs.gymnasium_samples import Walk
 
 SCALARS = st.one_of(
@@ -155,6 +155,35 @@ def test_state_that_outgrows_its_room_counts_as_not_saved():
     was_under_way = envs.clocks["t"] > 0
     assert was_under_way.any() and (again.clocks["t"] == 0).all()
     assert (again.clocks["episode"] == envs.clocks["episode"] + was_under_way).all()
+
+
+def test_state_that_becomes_more_than_data_counts_as_not_saved(caplog):
+    env = ForeignEnv("mine", lambda: Around(Thinning(limit=100)))
+    assert not env.has_hidden_state
+    envs = LoopedEnvs(env, 1, 5, state_bytes=env.state_bytes)
+    acting = Trial(envs)
+    for _ in range(60):
+        acting.step()
+    lengths = np.frombuffer(envs.snapshot(), env.state_dtype(env.state_bytes))["length"]
+    envs.snapshot()
+    assert not lengths.any()
+    assert caplog.text.count("a state cannot be saved any more: Around.last is a") == 1
+
+
+class Around(gymnasium.Wrapper):
+    """Remembers the thought of what is within."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.last: Any = None
+
+    def step(self, action) -> Any:
+        self.last = self.unwrapped.thought  # pyright: ignore[reportAttributeAccessIssue]
+        return super().step(action)
+
+
+def test_close_that_raises_costs_no_state():
+    assert not trained(ClosingBadly).has_hidden_state
 
 
 def test_beginnings_need_no_state():

@@ -17,7 +17,7 @@ from rollout.envs.foreign.trying_out import Trial, try_out
 from rollout.envs.foreign.vector_envs import VectorEnvs
 from rollout.envs.layouts import observation_layout
 from rollout.envs.registry import find_any_env
-from tests.envs.foreign_samples import Drift, Race, make_unsaid, make_vector
+from tests.envs.foreign_samples import Drift, Late, Race, make_unsaid, make_vector
 from tests.envs.gymnasium_samples import Walk
 
 MODES = [mode.value for mode in AutoresetMode]
@@ -239,6 +239,33 @@ def test_agents_that_have_left_wait_and_their_rows_are_no_steps():
                     assert (terminated[row], truncated[row]) == (there[agent], late[agent])
         np.testing.assert_array_equal(observation[3:], [rows[agent] for agent in agents])
     assert num_games > 2
+
+
+def test_agent_that_comes_later_waits_till_then():
+    env = ForeignEnv("mine", Late)
+    envs = VectorEnvs(env, 3, 1)
+    acting = Trial(envs)
+    assert [acting.step()[4].tolist() for _ in range(2)] == [[False, False, True], [False] * 3]
+
+
+class Stubborn(SyncVectorEnv):
+    """Its second reset fails."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__([Drift] * num_envs)
+        self.resets = 0
+
+    def reset(self, **kwargs: Any):
+        self.resets += 1
+        if self.resets == 1 and kwargs.get("seed") != [0]:
+            raise OSError("the port is taken")
+        return super().reset(**kwargs)
+
+
+def test_reset_that_fails_is_not_tried_with_other_seeds():
+    env = ForeignEnv("mine", Stubborn, is_vector=True)
+    with pytest.raises(OSError, match="the port is taken"):
+        VectorEnvs(env, 2, 1)
 
 
 def test_agents_of_different_spaces_are_refused():

@@ -297,3 +297,16 @@ def test_steps_that_are_none_do_not_reach_the_loss() -> None:
         return ppo.network.flat.detach().numpy().copy()
 
     np.testing.assert_array_equal(update(0.0), update(1e6))
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
+def test_batch_of_few_steps_is_trained_on_as_far_as_it_goes(num_steps) -> None:
+    ppo = make_ppo(update_epochs=1, num_minibatches=4)
+    batch = make_batch(ppo, 4, 2)
+    batch.no_op = np.ones((4, 2), np.bool_)
+    batch.no_op.reshape(-1)[:num_steps] = False
+    before = ppo.network.export().tobytes()
+    metrics = ppo.update(batch, 0, fraction_done=0.0)
+    assert metrics["losses/skipped_steps"] == 0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert (ppo.network.export().tobytes() == before) == (num_steps == 0)

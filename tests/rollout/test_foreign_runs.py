@@ -273,9 +273,10 @@ HERE = samples.__name__
         (f"{HERE}:Mixing", {}, "not both in one"),
         (f"{HERE}:Talk", {}, "has no 'Talk'; it has Walk, Reach, Leaks, Seedless"),
         (f"{HERE}:np", {}, "wanted a subclass of rollout.envs.CompiledEnv or of gymnasium.Env"),
-        ("os.path:join", {}, "cannot be made: TypeError"),
         ("os:getcwd", {}, "wanted a subclass"),
-        ("shutil:get_terminal_size", {}, "wanted a gymnasium.Env"),
+        ("os.path:join", {}, "a part of Python, and makes no environment"),
+        ("subprocess:call", {"args": "touch made-by-a-file", "shell": True}, "a part of Python"),
+        (f"{HERE}:give_size", {}, "wanted a gymnasium.Env"),
     ],
 )
 def test_what_cannot_be_trained_in_is_said_at_start(env_id, params, said):
