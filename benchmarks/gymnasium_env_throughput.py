@@ -108,7 +108,7 @@ def bench_vector(
     def step_with_policy() -> None:
         shown = first
         for chosen in actions:  # what the policy, which has as many units, would choose is dropped
-            np.tanh(shown.reshape(NUM_VECTOR_ENVS, -1).astype(np.float32) @ matrix) @ head
+            _ = np.tanh(shown.reshape(NUM_VECTOR_ENVS, -1).astype(np.float32) @ matrix) @ head
             shown, *_ = envs.step(chosen)
 
     assert first.shape == actor.envs.observation().shape, "they show the same"

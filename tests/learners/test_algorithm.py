@@ -95,7 +95,9 @@ def test_minibatches_are_shuffled_anew_for_each_seed_update_and_epoch() -> None:
     assert len({order(1, 5, 2), order(2, 5, 2), order(1, 6, 2), order(1, 5, 3)}) == 4
 
 
-@pytest.mark.parametrize(("num_rows", "sizes"), SHARED_OUT)
+@pytest.mark.parametrize(
+    ("num_rows", "sizes"), [(24, [8, 8, 8]), (25, [9, 8, 8]), (5, [3, 2]), (2, [2])]
+)
 def test_every_row_is_in_one_minibatch_however_many_there_are(num_rows, sizes) -> None:
     minibatches = list(make_reinforce().minibatches(numbered_rows(num_rows), 3, 0, 0))
     assert [len(minibatch.action) for minibatch in minibatches] == sizes
