@@ -263,7 +263,7 @@ HERE = samples.__name__
             "say which version: gymnasium:CartPole-v0 or gymnasium:CartPole-v1",
         ),
         ("gymnasium:CartPole-v77", {}, "did you mean gymnasium:CartPole-v"),
-        ("gymnasium:Zaxxon-v5", {}, "named gymnasium:PACKAGE:ID, and the package has to be inst"),
+        ("gymnasium:Xyzzy/plugh", {}, "named gymnasium:PACKAGE:ID, and the package has to be inst"),
         ("gymnasium:no_such_package:Game-v0", {}, "and the package has to be inst"),
         ("gymnasium:CartPole-v1", {"gravity": 3.0}, "gravity"),
         (f"{HERE}:Walk", {"gaol": 3.0}, "cannot be made: TypeError: Walk.__init__() got an unex"),

@@ -386,7 +386,9 @@ def test_actor_that_never_gets_anywhere_is_given_up_with_its_first_error(start_d
     gave_up = learner.serve_until(lambda: learner.of(GaveUp))[0]
     assert gave_up.actor == 1
     said = "ended with status 1: ValueError: the pole is broken"
-    assert gave_up.first_error == f"{said} ({dying_envs.__file__}:27)"
+    # The folder may be another: compiled code is kept by its text, wherever that lay then.
+    assert gave_up.first_error.startswith(f"{said} (")
+    assert gave_up.first_error.endswith(f"/{Path(dying_envs.__file__).name}:27)")
     lives = [ended.incarnation for ended in learner.of(ActorEnded)]
     assert lives == [0, 1, 2, 3, 4, 5]
     assert [m.incarnation for m in learner.of(ActorStarted) if m.actor == 1] == lives
