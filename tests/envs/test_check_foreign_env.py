@@ -1,5 +1,7 @@
 """What checking a foreign environment says of its powers."""
 
+from typing import Any
+
 import pytest
 
 from rollout.env_source import EnvSource
@@ -8,6 +10,11 @@ from rollout.envs.checks.check_report import CheckReport, Status
 from tests.envs import foreign_samples, gymnasium_samples
 
 HERE, THERE = foreign_samples.__name__, gymnasium_samples.__name__
+
+
+def each_slow(*case) -> Any:
+    """A case that is only for `make test-slow`: each takes a process of its own."""
+    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 def check(env_id: str, **others) -> CheckReport:
@@ -27,14 +34,20 @@ def test_environment_that_saves_its_state_has_all_powers():
     ("env_id", "others", "name", "status", "said"),
     [
         (f"{THERE}:Walk", {}, "state", Status.NOT_APPLICABLE, "hidden: Walk has no pair"),
-        (f"{THERE}:Walk", {}, "render", Status.PASSED, "uint8 [8, 8, 3]"),
+        each_slow(f"{THERE}:Walk", {}, "render", Status.PASSED, "uint8 [8, 8, 3]"),
         (f"{HERE}:Unseeded", {}, "seeding", Status.WARNING, "take all randomness from self.np_r"),
-        (f"{HERE}:Shared", {}, "seeding", Status.WARNING, "depends on those beside it"),
+        each_slow(f"{HERE}:Shared", {}, "seeding", Status.WARNING, "depends on those beside it"),
         (f"{HERE}:Outside", {}, "observations", Status.FAILED, "no run begins with it"),
-        (f"{HERE}:Leaving", {}, "observations", Status.WARNING, "steps one lies elsewhere"),
-        (f"{HERE}:Race", {}, "made", Status.PASSED, "games of 3 agents, each an environment"),
-        (f"{HERE}:make_vector", {}, "made", Status.PASSED, "by a vector environment of its own"),
-        (f"{THERE}:Reach", {}, "runs", Status.PASSED, "no error"),
+        each_slow(
+            f"{HERE}:Leaving", {}, "observations", Status.WARNING, "steps one lies elsewhere"
+        ),
+        each_slow(
+            f"{HERE}:Race", {}, "made", Status.PASSED, "games of 3 agents, each an environment"
+        ),
+        each_slow(
+            f"{HERE}:make_vector", {}, "made", Status.PASSED, "by a vector environment of its own"
+        ),
+        each_slow(f"{THERE}:Reach", {}, "runs", Status.PASSED, "no error"),
         (
             f"{THERE}:Walk",
             {"params": {"how": "crash", "goal": 99.0}},
