@@ -138,6 +138,7 @@ def test_environment_that_fails_again_and_again_ends_the_run_with_its_name(
     assert replayed.returncode == 1 and "It failed again, in the same way." in replayed.stdout
     if how == "raise":
         assert "worlds.py" in replayed.stdout and "raise RuntimeError" in replayed.stdout
+        assert "looped_envs.py" not in replayed.stdout, "only the author's lines"
 
 
 def test_environment_that_fails_late_in_each_episode_ends_the_run(places, tmp_path, monkeypatch):
