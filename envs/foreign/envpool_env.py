@@ -14,7 +14,7 @@ class EnvPoolVectorEnv(VectorEnv):
 
     def __init__(self, task_id: str, num_envs: int, **params: Any) -> None:
         """params: EnvPool's own, such as max_episode_steps, num_threads, stack_num."""
-        import envpool
+        import envpool  # pyright: ignore[reportMissingImports]
 
         self._task_id, self._params, self.num_envs = task_id, params, num_envs
         spec = envpool.make_spec(task_id, **params)
@@ -26,7 +26,7 @@ class EnvPoolVectorEnv(VectorEnv):
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """seed: a list, one for each environment."""
-        import envpool
+        import envpool  # pyright: ignore[reportMissingImports]
 
         if isinstance(seed, list):
             self._pool = envpool.make_gymnasium(
