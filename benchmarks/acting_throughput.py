@@ -11,7 +11,8 @@ import torch
 
 from rollout.acting import UnrollActor, Workspace, load_acting_kernels, read_only
 from rollout.envs import Envs, find_env
-from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.shapes import make_schema
 
 CARTPOLE = find_env("CartPole-v1")

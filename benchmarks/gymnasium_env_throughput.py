@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 from rollout.acting import read_only
 from rollout.checkpoint import named_parameters
 from rollout.experiment import as_experiment
-from rollout.learners.network import initial_parameters
+from rollout.learners.initialization import initial_parameters
 from rollout.make_actor import make_actor
 from rollout.shapes import make_network, make_schema
 

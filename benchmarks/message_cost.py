@@ -27,7 +27,7 @@ from rollout.envs import Envs, find_env
 from rollout.envs.philox import CLOCK
 from rollout.experiment import Experiment
 from rollout.inbox import Inbox
-from rollout.learners.network import initial_parameters
+from rollout.learners.initialization import initial_parameters
 from rollout.learners.unroll import COLUMNS, Batch, Unroll
 from rollout.ledger import Account
 from rollout.outbox import Outbox

@@ -17,7 +17,7 @@ import torch
 
 from rollout import api
 from rollout.experiment import Experiment, load_experiment
-from rollout.learners.network import initial_parameters
+from rollout.learners.initialization import initial_parameters
 from rollout.learners.ppo import PPO
 from rollout.learners.synthetic_batch import make_synthetic_batch
 from rollout.learners.torch_network import TorchNetwork

@@ -3,8 +3,7 @@
 A `NetworkSpec` is a small program over named buffers: each layer reads one buffer and writes
 another, and a head says what distribution over actions its outputs mean. The learner executes it
 with torch (torch_network.py), actors with compiled loops (rollout/policy_kernel.py), both from the
-same flat float32 vector of parameters. A further kind of layer (a convolution, a recurrent core) is
-one more dataclass here and one more case in each.
+same flat float32 vector of parameters.
 """
 
 import math
@@ -14,7 +13,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-Activation = Literal["tanh", "relu", "identity"]
+from rollout.learners.layers import Activation, Dense, Layer
 
 OBSERVATION = "observation"  # what the first layers read: float32 [rows, num_inputs]
 
@@ -75,20 +74,6 @@ Head = CategoricalHead | GaussianHead
 LOG_STD = "log_std"
 
 
-class Dense(msgspec.Struct, frozen=True, tag=True):
-    """activation(source @ weight + bias), with weight [inputs, outputs].
-
-    gains: (columns, gain) in order: how orthogonal initialisation scales groups of columns.
-    """
-
-    name: str
-    source: str
-    inputs: int
-    outputs: int
-    activation: Activation
-    gains: tuple[tuple[int, float], ...]
-
-
 @dataclass(frozen=True)
 class Columns:
     """Columns start, …, stop - 1 of a buffer."""
@@ -124,7 +109,7 @@ class NetworkSpec:
 
     observation_shape: tuple[int, ...]
     head: Head
-    layers: tuple[Dense, ...]
+    layers: tuple[Layer, ...]
     outputs: Columns
     value: Columns
     parts: tuple[InputPart, ...] = ()
@@ -142,11 +127,8 @@ class NetworkSpec:
         parameters = []
         offset = 0
         for layer in self.layers:
-            for suffix, shape in (
-                ("weight", (layer.inputs, layer.outputs)),
-                ("bias", (layer.outputs,)),
-            ):
-                parameters.append(Parameter(f"{layer.name}.{suffix}", shape, offset))
+            for name, shape in layer.shapes():
+                parameters.append(Parameter(f"{layer.name}.{name}", shape, offset))
                 offset += parameters[-1].size
         if isinstance(self.head, GaussianHead):
             parameters.append(Parameter(LOG_STD, (self.head.size,), offset))
@@ -203,26 +185,3 @@ def make_mlp(
         layers += [*value_layers, Dense("value", source, width, 1, "identity", ((1, 1.0),))]
         outputs, value = Columns("policy", 0, num_outputs), Columns("value", 0, 1)
     return NetworkSpec(observation_shape, head, tuple(layers), outputs, value, parts)
-
-
-def initial_parameters(spec: NetworkSpec, seed: int) -> np.ndarray:
-    """A flat float32 vector [P] with orthogonal weights (Saxe et al. 2014) and zero biases."""
-    from rollout.learners import draws  # host agents, which read specifications, can spare it
-
-    flat = np.zeros(spec.num_parameters, np.float32)
-    for number, layer in enumerate(spec.layers):
-        weight = spec.parameter(f"{layer.name}.weight").view(flat)
-        start = 0
-        for columns, gain in layer.gains:
-            normal = draws.normal(seed, (layer.inputs, columns), place=(number, start))
-            weight[:, start : start + columns] = gain * orthogonal(normal)
-            start += columns
-    return flat
-
-
-def orthogonal(normal: np.ndarray) -> np.ndarray:
-    """A matrix with orthonormal rows or columns, whichever are fewer, from a normal one."""
-    rows, columns = normal.shape
-    q, r = np.linalg.qr(normal if rows >= columns else normal.T)
-    q *= np.sign(np.diag(r))  # else the distribution would not be uniform
-    return q if rows >= columns else q.T

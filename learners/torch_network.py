@@ -23,7 +23,8 @@ from rollout.learners.distributions import (
     Distribution,
     MultiCategorical,
 )
-from rollout.learners.network import LOG_STD, OBSERVATION, Activation, GaussianHead, NetworkSpec
+from rollout.learners.layers import Activation, Layer
+from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, NetworkSpec
 
 NARROW = 16  # a layer with fewer outputs is computed transposed
 
@@ -81,18 +82,18 @@ class TorchNetwork:
             raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
         buffers = {OBSERVATION: self.inputs(observation)}
         for layer in spec.layers:
-            buffers[layer.name] = dense(
-                buffers[layer.source],
-                self.parameters[f"{layer.name}.weight"],
-                self.parameters[f"{layer.name}.bias"],
-                layer.activation,
-            )
+            buffers[layer.name] = self._run(layer, buffers[layer.source])
         # Columns are taken from the transpose, so that their gradients lie transposed as well.
         outputs, value = spec.outputs, spec.value
         return (
             buffers[outputs.buffer].t()[outputs.start : outputs.stop].t(),
             buffers[value.buffer].t()[value.start],
         )
+
+    def _run(self, layer: Layer, source: torch.Tensor) -> torch.Tensor:
+        """What a layer makes of its source [R, inputs]: [R, outputs]."""
+        weight, bias = (self.parameters[f"{layer.name}.{name}"] for name in ("weight", "bias"))
+        return dense(source, weight, bias, layer.activation)
 
     def inputs(self, observation: torch.Tensor) -> torch.Tensor:
         """What the first layers read, float32 [R, num_inputs]: categories as one-hot."""

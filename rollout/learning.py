@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rollout.errors import OperatorError
 from rollout.experiment import Experiment
-from rollout.learners.network import NetworkSpec, initial_parameters
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import NetworkSpec
 
 if TYPE_CHECKING:
     from rollout.learners.algorithm import Algorithm

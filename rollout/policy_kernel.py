@@ -14,9 +14,14 @@ are padded to whole vector registers, which `pack` does once per version of the 
 NaN, in an observation or a parameter, reaches the outputs: what is hidden here nobody finds later.
 """
 
+import math
+
 import numpy as np
 
-from rollout.learners.network import LOG_STD, OBSERVATION, Dense, GaussianHead, NetworkSpec
+from rollout.layer_source import layer_source, padded
+from rollout.learners.network import LOG_STD, OBSERVATION, NetworkSpec, Parameter
+
+Places = dict[str, tuple[int, int]]  # of buffers in scratch: offset and width
 
 # rows evaluated together: their activations and the weights stay in the first-level cache
 BLOCK = 32
@@ -33,27 +38,37 @@ TANH_P = (
 TANH_Q = (1.0, 0.4604549895398697, 0.02285040817352529, 0.00019674790818401453)
 
 
-def padded(outputs: int) -> int:
-    """Outputs of a layer as the compiled loops hold them: whole registers."""
-    return 8 if outputs <= 8 else -(-outputs // 16) * 16
-
-
 def num_packed(spec: NetworkSpec) -> int:
     """Length of the float32 vector that `pack` writes."""
-    return _log_std_offset(spec) + _num_log_std(spec)
+    parameter, offset = _places_in_packed(spec)[-1]
+    return offset + math.prod(_packed_shape(parameter))
 
 
-def _log_std_offset(spec: NetworkSpec) -> int:
-    return sum((layer.inputs + 1) * padded(layer.outputs) for layer in spec.layers)
+def _packed_shape(parameter: Parameter) -> tuple[int, ...]:
+    return (*parameter.shape[:-1], padded(parameter.shape[-1]))
 
 
-def _num_log_std(spec: NetworkSpec) -> int:
-    return spec.head.size if isinstance(spec.head, GaussianHead) else 0
+def _places_in_packed(spec: NetworkSpec) -> list[tuple[Parameter, int]]:
+    """Every parameter, and where it begins."""
+    places, offset = [], 0
+    for parameter in spec.parameters:
+        places.append((parameter, offset))
+        offset += math.prod(_packed_shape(parameter))
+    return places
 
 
 def num_scratch(spec: NetworkSpec) -> int:
     """Length of the float32 vector that `forward` works in."""
-    return BLOCK * (spec.num_inputs + sum(padded(layer.outputs) for layer in spec.layers))
+    return sum(BLOCK * width for _, width in _places_in_scratch(spec).values())
+
+
+def _places_in_scratch(spec: NetworkSpec) -> Places:
+    places, offset = {}, 0
+    layers = (buffer for layer in spec.layers for buffer in layer_source(layer).buffers)
+    for name, width in ((OBSERVATION, spec.num_inputs), *layers):
+        places[name] = (offset, width)
+        offset += BLOCK * width
+    return places
 
 
 def policy_source(spec: NetworkSpec) -> str:
@@ -64,11 +79,8 @@ def policy_source(spec: NetworkSpec) -> str:
     forward(packed, scratch, rows): reads `rows` inputs from the start of `scratch`,
         float32 [BLOCK, NUM_INPUTS], and leaves outputs and values in it. `rows` ≤ BLOCK.
     """
-    places = {OBSERVATION: (0, spec.num_inputs)}  # buffer → (offset in scratch, width)
-    offset = BLOCK * spec.num_inputs
-    for layer in spec.layers:
-        places[layer.name] = (offset, padded(layer.outputs))
-        offset += BLOCK * padded(layer.outputs)
+    places = _places_in_scratch(spec)
+    layers = [layer_source(layer) for layer in spec.layers]
     parts = [
         "import math",
         "import numpy as np",
@@ -80,7 +92,7 @@ def policy_source(spec: NetworkSpec) -> str:
         _place("VALUE", places, spec.value.buffer, spec.value.start),
         _tanh_source(),
         # layers of one shape share their loops, which halves what a separate value network compiles
-        *dict.fromkeys(_dense_source(layer) for layer in spec.layers),
+        *dict.fromkeys(function for layer in layers for function in layer.functions),
         _pack_source(spec),
         _load_row_source(spec),
         _forward_source(spec, places),
@@ -88,7 +100,13 @@ def policy_source(spec: NetworkSpec) -> str:
     return "\n\n".join(parts) + "\n\n"
 
 
-def _place(name: str, places: dict, buffer: str, column: int) -> str:
+def _log_std_offset(spec: NetworkSpec) -> int:
+    """Where these are in `packed`; its end, where there are none."""
+    places = {parameter.name: offset for parameter, offset in _places_in_packed(spec)}
+    return places.get(LOG_STD, num_packed(spec))
+
+
+def _place(name: str, places: Places, buffer: str, column: int) -> str:
     offset, width = places[buffer]
     return f"{name}_OFFSET, {name}_STRIDE = {offset + column}, {width}"
 
@@ -115,75 +133,18 @@ def tanh(x):
 """
 
 
-def _dense_name(layer: Dense) -> str:
-    return f"dense_{layer.inputs}_{padded(layer.outputs)}_{layer.activation}"
-
-
-def _dense_source(layer: Dense) -> str:
-    """dense_…(x, weight, bias, out, rows) writes out[:rows]; see the top of this file."""
-    width = padded(layer.outputs)
-    whole = layer.inputs // 4 * 4
-    lines = [
-        "@jit_fma",
-        f"def {_dense_name(layer)}(x, weight, bias, out, rows):",
-        "    for r in range(0, rows, 2):",
-        f"        for j in range({width}):",
-        "            out[r, j] = bias[j]",
-        "            out[r + 1, j] = bias[j]",
-    ]
-    if whole:
-        lines.append(f"        for k in range(0, {whole}, 4):")
-        lines += _pass_source("            ", 4, width)
-    if layer.inputs > whole:
-        lines.append(f"        k = {whole}")
-        lines += _pass_source("        ", layer.inputs - whole, width)
-    if layer.activation != "identity":
-        function = {"tanh": "tanh({})", "relu": "max({}, np.float32(0.0))"}[layer.activation]
-        lines += [
-            f"        for j in range({width}):",
-            f"            out[r, j] = {function.format('out[r, j]')}",
-            f"            out[r + 1, j] = {function.format('out[r + 1, j]')}",
-        ]
-    return "\n".join(lines)
-
-
-def _pass_source(indent: str, inputs: int, width: int) -> list[str]:
-    """One pass over the outputs of two rows, taking in `inputs` inputs from k on."""
-    lines = []
-    for row, x in ((0, "a"), (1, "b")):
-        lines += [f"{indent}{x}{n} = x[r + {row}, k + {n}]" for n in range(inputs)]
-    lines.append(f"{indent}for j in range({width}):")
-    lines += [f"{indent}    w{n} = weight[k + {n}, j]" for n in range(inputs)]
-    for row, x in ((0, "a"), (1, "b")):
-        total = f"out[r + {row}, j]"
-        for n in range(inputs):
-            total = f"({total} + {x}{n} * w{n})"
-        lines.append(f"{indent}    out[r + {row}, j] = {total}")
-    return lines
-
-
 def _pack_source(spec: NetworkSpec) -> str:
     lines = ["@jit", "def pack(weights, packed):"]
-    offset = 0
-    for layer in spec.layers:
-        for name in (f"{layer.name}.weight", f"{layer.name}.bias"):
-            parameter = spec.parameter(name)
-            rows, columns = (1, *parameter.shape)[-2:]
-            width = padded(columns)
-            lines += [
-                f"    for i in range({rows}):",
-                f"        for j in range({width}):",
-                f"            packed[{offset} + i * {width} + j] = (",
-                f"                weights[{parameter.offset} + i * {columns} + j]"
-                f" if j < {columns} else np.float32(0.0)",
-                "            )",
-            ]
-            offset += rows * width
-    if isinstance(spec.head, GaussianHead):
-        start = spec.parameter(LOG_STD).offset
+    for parameter, offset in _places_in_packed(spec):
+        columns = parameter.shape[-1]
+        width = padded(columns)
         lines += [
-            f"    for j in range({spec.head.size}):",
-            f"        packed[{offset} + j] = weights[{start} + j]",
+            f"    for i in range({parameter.size // columns}):",
+            f"        for j in range({width}):",
+            f"            packed[{offset} + i * {width} + j] = (",
+            f"                weights[{parameter.offset} + i * {columns} + j]"
+            f" if j < {columns} else np.float32(0.0)",
+            "            )",
         ]
     return "\n".join(lines)
 
@@ -223,19 +184,15 @@ def _load_row_source(spec: NetworkSpec) -> str:
     return "\n".join(lines)
 
 
-def _forward_source(spec: NetworkSpec, places: dict) -> str:
+def _forward_source(spec: NetworkSpec, places: Places) -> str:
     lines = ["@jit_fma", "def forward(packed, scratch, rows):"]
     for buffer, (offset, width) in places.items():
         stop = offset + BLOCK * width
         lines.append(f"    in_{buffer} = scratch[{offset}:{stop}].reshape({BLOCK}, {width})")
-    offset = 0
+    for parameter, offset in _places_in_packed(spec):
+        shape = _packed_shape(parameter)
+        view = f"packed[{offset}:{offset + math.prod(shape)}].reshape({shape})"
+        lines.append(f"    {parameter.name.replace('.', '_')} = {view}")
     for layer in spec.layers:
-        width = padded(layer.outputs)
-        bias = offset + layer.inputs * width
-        lines += [
-            f"    weight = packed[{offset}:{bias}].reshape({layer.inputs}, {width})",
-            f"    bias = packed[{bias}:{bias + width}]",
-            f"    {_dense_name(layer)}(in_{layer.source}, weight, bias, in_{layer.name}, rows)",
-        ]
-        offset = bias + width
+        lines += [f"    {line}" for line in layer_source(layer).lines]
     return "\n".join(lines)

@@ -9,7 +9,8 @@ from rollout.acting import UnrollActor, read_only
 from rollout.env_states import EnvStates
 from rollout.envs import CompiledEnv, EnvError, Envs, Outcome, philox, uniform
 from rollout.envs.batch import state_bytes
-from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.shapes import make_schema
 from tests.envs.broken_envs import noise
 

@@ -7,7 +7,8 @@ import torch
 
 from rollout.learners import algorithm as algorithm_module
 from rollout.learners.algorithm import Algorithm, Metrics, mean_metrics
-from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.learners.optimizer import NonFiniteLossError
 from rollout.learners.settings import Settings
 from rollout.learners.synthetic_batch import make_synthetic_batch

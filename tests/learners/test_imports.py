@@ -23,7 +23,8 @@ def test_module_is_imported_without_pydantic(module: str) -> None:
 def test_ppo_is_built_without_torch_dynamo() -> None:
     code = """
 import sys
-from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.learners.ppo import PPO
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.torch_network import TorchNetwork

@@ -2,14 +2,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from rollout.learners.network import (
-    CategoricalHead,
-    Dense,
-    NetworkSpec,
-    initial_parameters,
-    make_mlp,
-    orthogonal,
-)
+from rollout.learners.initialization import initial_parameters, orthogonal
+from rollout.learners.layers import Dense
+from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 3), (4, 64)])

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from rollout.learners.gae import gae
-from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.learners.ppo import PPO, explained_variance, normalized
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.synthetic_batch import make_synthetic_batch

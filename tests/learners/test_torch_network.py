@@ -5,15 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from rollout.learners.network import (
-    OBSERVATION,
-    CategoricalHead,
-    Columns,
-    Dense,
-    NetworkSpec,
-    initial_parameters,
-    make_mlp,
-)
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.layers import Dense
+from rollout.learners.network import OBSERVATION, CategoricalHead, Columns, NetworkSpec, make_mlp
 from rollout.learners.torch_network import TorchNetwork, allocate
 
 ACTIVATIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0), "identity": lambda x: x}

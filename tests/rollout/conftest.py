@@ -22,7 +22,8 @@ from rollout.envs import find_env
 from rollout.envs.batch import state_bytes
 from rollout.envs.classic.cartpole import CartPole
 from rollout.experiment import Experiment
-from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.ledger import Ledger, Totals
 from rollout.plan import HostPlan

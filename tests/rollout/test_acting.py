@@ -16,7 +16,8 @@ from rollout.acting import UnrollActor, Workspace, load_acting_kernels, read_onl
 from rollout.envs import EnvError, Envs, Outcome, philox
 from rollout.envs.classic.cartpole import CartPole
 from rollout.envs.diagnostic.counting import Counting
-from rollout.learners.network import CategoricalHead, NetworkSpec, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
 from rollout.learners.unroll import COLUMNS, TAILS, Unroll
 from rollout.policy_kernel import BLOCK
 from rollout.shapes import make_schema

@@ -28,7 +28,8 @@ from rollout.checkpoint import (
     save_checkpoint,
 )
 from rollout.errors import OperatorError, RunFailed
-from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.run_directory import RunDirectory
 
 EXPERIMENT = {"env": {"id": "CartPole-v1"}, "stop": {"env_steps": 1000}}

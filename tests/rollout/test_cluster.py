@@ -23,7 +23,7 @@ from rollout.env_states import EnvStates
 from rollout.errors import OperatorError
 from rollout.events import FleetFailed, FleetStopped
 from rollout.inbox import Inbox
-from rollout.learners.network import initial_parameters
+from rollout.learners.initialization import initial_parameters
 from rollout.learners.unroll import Batch
 from rollout.ledger import Account
 from rollout.receiver import Receiver

@@ -19,7 +19,8 @@ from rollout.envs import EnvError, Envs
 from rollout.errors import OperatorError
 from rollout.failure_replay import Outcome, find_failed_env, replay_failure, start_of
 from rollout.failures import Failure, save_failure
-from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.shapes import make_schema
 from tests.envs import failing
 

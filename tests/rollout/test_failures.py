@@ -20,7 +20,9 @@ from rollout.failures import (
     load_failure,
     save_failure,
 )
-from rollout.learners.network import CategoricalHead, Columns, Dense, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.layers import Dense
+from rollout.learners.network import CategoricalHead, Columns, make_mlp
 from rollout.shapes import make_schema
 
 NETWORK = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "separate")

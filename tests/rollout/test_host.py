@@ -22,7 +22,7 @@ from rollout.control import ActorEnded, ActorStarted, GaveUp
 from rollout.env_states import EnvStates
 from rollout.envs.batch import state_bytes
 from rollout.host_memory import HostPage
-from rollout.learners.network import initial_parameters
+from rollout.learners.initialization import initial_parameters
 from rollout.learners.unroll import Unroll
 from rollout.plan import HostPlan, HostStart, write_record
 from rollout.template import error_text

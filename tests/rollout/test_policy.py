@@ -10,7 +10,8 @@ import rollout
 from rollout import policy as policy_module
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.errors import OperatorError
-from rollout.learners.network import OBSERVATION, initial_parameters
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import OBSERVATION
 from rollout.policy import Policy, evaluation_seed, load_policy
 
 OBSERVATIONS = np.random.default_rng(0).normal(0, 0.5, (70, 4)).astype(np.float32)

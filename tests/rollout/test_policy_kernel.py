@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollout.envs import kernels
-from rollout.learners.network import CategoricalHead, NetworkSpec, initial_parameters, make_mlp
+from rollout.learners.initialization import initial_parameters
+from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
 from rollout.policy_kernel import (
     BLOCK,
     TANH_LIMIT,

@@ -22,7 +22,7 @@ from rollout.cli import main
 from rollout.envs import Envs, find_env
 from rollout.errors import OperatorError, RunFailed
 from rollout.experiment import Experiment
-from rollout.learners.network import initial_parameters
+from rollout.learners.initialization import initial_parameters
 from rollout.learners.ppo import PPO
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch

@@ -1,0 +1,84 @@
+"""The compiled form of each kind of layer, as Python source for policy_kernel.py to put together.
+
+In `forward` every buffer is a float32 array `in_NAME` [BLOCK, width], and every parameter an array
+`LAYER_NAME` of its own shape, but for the last axis: that one is padded. How loops must be written
+so that a row's result does not depend on its company, policy_kernel.py says.
+"""
+
+from typing import NamedTuple
+
+from rollout.learners.layers import Dense, Layer
+
+
+class LayerSource(NamedTuple):
+    """functions: definitions of what `lines` calls. lines: of `forward`, this layer's.
+
+    buffers: name and width of each that it writes; the first is the layer's own.
+    """
+
+    functions: tuple[str, ...]
+    lines: tuple[str, ...]
+    buffers: tuple[tuple[str, int], ...]
+
+
+def padded(outputs: int) -> int:
+    """Outputs of a layer as the compiled loops hold them: whole registers."""
+    return 8 if outputs <= 8 else -(-outputs // 16) * 16
+
+
+def layer_source(layer: Layer) -> LayerSource:
+    """A layer's compiled form."""
+    return dense_source(layer)
+
+
+def dense_source(layer: Dense) -> LayerSource:
+    width = padded(layer.outputs)
+    function = f"dense_{layer.inputs}_{width}_{layer.activation}"
+    weight, bias = f"{layer.name}_weight", f"{layer.name}_bias"
+    return LayerSource(
+        (_dense_function(function, layer, width),),
+        (f"{function}(in_{layer.source}, {weight}, {bias}, in_{layer.name}, rows)",),
+        ((layer.name, width),),
+    )
+
+
+def _dense_function(function: str, layer: Dense, width: int) -> str:
+    """dense_…(x, weight, bias, out, rows) writes out[:rows]."""
+    whole = layer.inputs // 4 * 4
+    lines = [
+        "@jit_fma",
+        f"def {function}(x, weight, bias, out, rows):",
+        "    for r in range(0, rows, 2):",
+        f"        for j in range({width}):",
+        "            out[r, j] = bias[j]",
+        "            out[r + 1, j] = bias[j]",
+    ]
+    if whole:
+        lines.append(f"        for k in range(0, {whole}, 4):")
+        lines += _pass_source("            ", 4, width)
+    if layer.inputs > whole:
+        lines.append(f"        k = {whole}")
+        lines += _pass_source("        ", layer.inputs - whole, width)
+    if layer.activation != "identity":
+        activated = {"tanh": "tanh({})", "relu": "max({}, np.float32(0.0))"}[layer.activation]
+        lines += [
+            f"        for j in range({width}):",
+            f"            out[r, j] = {activated.format('out[r, j]')}",
+            f"            out[r + 1, j] = {activated.format('out[r + 1, j]')}",
+        ]
+    return "\n".join(lines)
+
+
+def _pass_source(indent: str, inputs: int, width: int) -> list[str]:
+    """One pass over the outputs of two rows, taking in `inputs` inputs from k on."""
+    lines = []
+    for row, x in ((0, "a"), (1, "b")):
+        lines += [f"{indent}{x}{n} = x[r + {row}, k + {n}]" for n in range(inputs)]
+    lines.append(f"{indent}for j in range({width}):")
+    lines += [f"{indent}    w{n} = weight[k + {n}, j]" for n in range(inputs)]
+    for row, x in ((0, "a"), (1, "b")):
+        total = f"out[r + {row}, j]"
+        for n in range(inputs):
+            total = f"({total} + {x}{n} * w{n})"
+        lines.append(f"{indent}    out[r + {row}, j] = {total}")
+    return lines
