@@ -214,7 +214,7 @@ class Receiver:
         self._poller.unregister(end)
 
     def _receive_messages(self) -> None:
-        """All there are: what became of an actor comes before its next life's hello."""
+        """All there are: what became of an actor was sent before its next life's hello."""
         with contextlib.suppress(zmq.Again):
             for _ in range(MOST_MESSAGES):
                 sender, *frames = self._cluster.control.recv_multipart(zmq.NOBLOCK)
@@ -223,17 +223,18 @@ class Receiver:
 
     # Unrolls
 
-    def _receive_unrolls(self, most: int = MOST_AT_ONCE) -> None:
+    def _receive_unrolls(self, most: int = MOST_AT_ONCE, is_drained: bool = False) -> None:
         with contextlib.suppress(zmq.Again):
             for _ in range(most):
                 sender, *parts = self._cluster.unrolls.recv_multipart(zmq.NOBLOCK, copy=False)
-                self._on_unroll(sender.bytes, parts)
+                self._on_unroll(sender.bytes, parts, is_drained)
 
     def _drain_unrolls(self) -> None:
         """What those who have ended have sent: all that has come in."""
-        self._receive_unrolls(MOST_DRAINED)
+        self._receive_unrolls(MOST_DRAINED, is_drained=True)
 
-    def _on_unroll(self, sender: bytes, parts: list[zmq.Frame]) -> None:
+    def _on_unroll(self, sender: bytes, parts: list[zmq.Frame], is_drained: bool) -> None:
+        """is_drained: a message of a host agent is being dealt with, no other may come between."""
         try:
             if len(parts) != 2:
                 raise Malformed(f"{len(parts)} frames, wanted 2")
@@ -251,6 +252,8 @@ class Receiver:
             name = judgement.verdict.name
             self._log_once(name, f"refused a message as {name}: {header}")
         elif header.kind == Kind.HELLO:
+            if not is_drained:
+                self._receive_messages()
             self._hosts.on_actor_hello(header.actor, judgement.lost)
             self._share_out()
         else:

@@ -501,6 +501,7 @@ def test_numba_switched_off_in_this_process_is_said(monkeypatch, modules):
         digest_of(modules, monkeypatch)
 
 
+@pytest.mark.slow
 def test_environment_that_was_renamed_does_not_look_for_its_old_module(tmp_path, monkeypatch):
     """Numba imports a function's module by name when it loads machine code."""
     program = (

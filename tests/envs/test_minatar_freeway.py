@@ -47,6 +47,7 @@ def test_random_play_is_the_packages(env, sticky, ramping):
     assert len(judge.play(random_player(judge.letters), 2600)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sticky", [0.0, 0.1])
 @pytest.mark.parametrize(("player", "reached"), [(random_player("u"), 20), (cross_with_care, 40)])
 def test_play_that_gets_far_is_the_packages(player, reached, sticky):

@@ -106,6 +106,7 @@ def test_random_play_is_the_packages(sticky, ramping):
     assert len(judge.play(random_player(LETTERS), 1000)) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ramping", [True, False])
 @pytest.mark.parametrize("sticky", [0.0, 0.1])
 def test_play_that_gets_far_is_the_packages(sticky, ramping):

@@ -303,6 +303,7 @@ def test_report_is_a_table_for_people(file, capsys):
         assert text in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_ends_the_run_with_a_checkpoint_and_leaves_nothing(file, places, number):
     options = ("--run-dir", "here", "--no-reference", "--kills", "1")

@@ -158,6 +158,7 @@ def test_environment_that_fails_late_in_each_episode_ends_the_run(places, tmp_pa
     assert "It failed again, in the same way." in replayed.stdout, replayed
 
 
+@pytest.mark.slow
 def test_vector_environment_that_fails_late_in_each_episode_ends_the_run(train):
     params = {"goal": 1e9, "how": "raise", "at": 50, "length": 90}
     with pytest.raises(RunFailed) as caught:
@@ -167,6 +168,7 @@ def test_vector_environment_that_fails_late_in_each_episode_ends_the_run(train):
     assert re.match(said, str(caught.value)), caught.value
 
 
+@pytest.mark.slow
 def test_environment_that_fails_late_in_each_episode_is_set_aside(train):
     bad = [episode_seed(0, 4, episode) for episode in range(100)]
     params = {"goal": 1e9, "how": "raise", "at": 20, "length": 30, "seeds": bad}
@@ -176,6 +178,7 @@ def test_environment_that_fails_late_in_each_episode_is_set_aside(train):
     assert summary.ledger.balance == 0 and summary.env_steps >= 6000
 
 
+@pytest.mark.slow
 def test_failures_with_episodes_completed_in_between_do_not_end_a_run(train):
     bad = [episode_seed(0, env, episode) for env in range(6) for episode in range(1, 12, 2)]
     params = {"goal": 1e9, "how": "raise", "at": 20, "length": 30, "seeds": bad}
@@ -185,6 +188,7 @@ def test_failures_with_episodes_completed_in_between_do_not_end_a_run(train):
     assert summary.ledger.balance == 0 and summary.env_steps >= 4000
 
 
+@pytest.mark.slow
 def test_environment_may_import_what_lies_beside_it_when_it_is_made(places, tmp_path, monkeypatch):
     """In actors too, whose path does not have the folder."""
     monkeypatch.chdir(tmp_path)

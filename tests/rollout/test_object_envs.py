@@ -241,6 +241,7 @@ def test_plan_in_a_file_has_no_place_for_an_object(make_plan):
         msgspec.msgpack.decode(msgspec.msgpack.encode(start), type=HostPlan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["rollout-templ", "rollout-host"])
 def test_process_in_place_of_one_that_was_killed_has_the_object_too(train, places, view, victim):
     kill = functools.partial(_kill, places, victim)

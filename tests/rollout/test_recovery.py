@@ -330,6 +330,7 @@ def test_environment_that_crashes_ends_the_run_the_third_time(start_failing, pla
     assert done.returncode == 1 and "It failed again, in the same way." in done.stdout
 
 
+@pytest.mark.slow
 def test_environment_that_hangs_is_replaced_and_ends_the_run_the_third_time(
     start_failing, places, tmp_path
 ):

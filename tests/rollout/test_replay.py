@@ -384,6 +384,7 @@ def test_command_without_a_checkpoint_to_compare_with_says_so(make_lockstep_run,
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_command_with_one_line(make_lockstep_run):
     command = [sys.executable, "-P", "-m", "rollout", "replay", make_lockstep_run(1).path]
     replaying = subprocess.Popen(

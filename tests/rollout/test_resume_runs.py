@@ -148,6 +148,7 @@ def test_two_hundred_kills_of_actors_ten_of_agents_and_five_of_the_learner_chang
     assert digest_of(command) == wanted_digest(updates, lag)
 
 
+@pytest.mark.slow
 def test_async_run_whose_learner_is_killed_goes_on_and_can_be_replayed(begin, start, places):
     command = begin("fleet.mode=async")
     for update in (60, 220):
@@ -215,6 +216,7 @@ def test_interrupted_run_goes_on_where_it_was(begin, start, places, number):
     places.assert_gone()
 
 
+@pytest.mark.slow
 def test_finished_run_goes_on_when_its_end_is_moved(begin, start, places):
     assert begin(updates=100).wait() == 0
     again = start.again(f"stop.env_steps={UPDATES * STEPS}")
@@ -330,6 +332,7 @@ print(json.dumps([notices, checkpoints, summary.as_dict(), updates]))
 """
 
 
+@pytest.mark.slow
 def test_full_disk_is_shown_and_survived_and_the_next_checkpoint_is_written(places, tmp_path):
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("this user may not mount")
@@ -356,6 +359,7 @@ def test_full_disk_is_shown_and_survived_and_the_next_checkpoint_is_written(plac
     places.assert_gone()
 
 
+@pytest.mark.slow
 def test_environment_whose_state_was_changed_is_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = """

@@ -52,6 +52,7 @@ def test_commands_and_their_processes_have_the_packages_in_spite_of_such_files(f
     assert "the local file" not in Path("run/run.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SlowGuess", "threaded"])
 def test_actors_that_import_for_themselves_have_them_too(folder, places, kind):
     """Where nothing was imported before."""
@@ -89,6 +90,7 @@ def test_package_that_was_imported_before_may_have_a_namesake(folder):
     assert ended.stdout == "CompiledEnv\n", ended.stderr
 
 
+@pytest.mark.slow
 def test_script_gives_an_object_of_a_module_that_imports_such_packages(folder, places):
     """Its own folder is the first on its path, and on that of who unpickles."""
     Path("script.py").write_text(

@@ -205,6 +205,7 @@ def test_time_limit_ends_a_run(train):
 # Environments of users
 
 
+@pytest.mark.slow
 def test_environment_in_the_working_directory_trains(run_command):
     """Although files there have the names of modules that we import."""
     write_env()
@@ -292,6 +293,7 @@ def test_error_of_a_view_ends_the_run_and_leaves_nothing(train, view, places):
     places.assert_gone()
 
 
+@pytest.mark.slow
 def test_actor_that_runs_out_of_luck_is_named_and_replaced(train, view, places):
     undisturbed = train("stop.env_steps=60_000").summary
     summary = train(
