@@ -4,9 +4,10 @@ An algorithm of your own is a subclass with settings, and an `update` that turns
 of the optimizer; ppo.py is the example to start from.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +19,42 @@ from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
 
 S = TypeVar("S", bound=Settings)
-Rows = TypeVar("Rows", bound=NamedTuple)
+Rows = TypeVar("Rows", bound="RowsWithInputs")
 Metrics = dict[str, torch.Tensor]
 
 # A pass through the network takes at most so many rows at a time: enough to hide the cost of a
 # kernel's start, few enough for the processor's caches, and for memory whatever the batch.
 MAX_ROWS = {"cpu": 8192, "cuda": 1 << 18}
+
+
+class Inputs(NamedTuple):
+    """What a network reads of R rows, in the order in which it takes them.
+
+    With a core, rows are T steps of each of C columns, in the order (t, column), and R = T·C;
+    without one each row is a column.
+
+    observation: [R, *obs_shape] of any dtype. action_mask: bool [R, A], what is allowed; [R, 0] for
+    everything. core_state: float32 [C, core_size], before step 0. is_first: bool [R], where the
+    core state is zeros instead, because an episode begins. is_step: bool [R], the rows that are
+    steps, of which alone it says anything; None for all.
+    """
+
+    observation: torch.Tensor
+    action_mask: torch.Tensor
+    core_state: torch.Tensor
+    is_first: torch.Tensor
+    is_step: torch.Tensor | None = None
+
+
+class RowsWithInputs(Protocol):
+    """A NamedTuple of tensors, each [R, …], one of which is what the network reads of them."""
+
+    @property
+    def inputs(self) -> Inputs: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+    def _replace(self, **changes: Any) -> Any: ...
 
 
 class Algorithm(ABC, Generic[S]):
@@ -65,29 +96,56 @@ class Algorithm(ABC, Generic[S]):
         """A column [T, B, …] of a batch as rows [T·B, …] on the device."""
         return self.on_device(column).flatten(0, 1)
 
-    def without_no_ops(self, rows: Rows, batch: Batch) -> Rows:
-        """The rows of a batch that are steps; of most environments, all are."""
-        if not batch.no_op.any():
+    def inputs(self, batch: Batch) -> Inputs:
+        """What the network reads of the batch's steps."""
+        rows, core_state = batch.reward.size, self.on_device(batch.core_state)
+        is_first = np.zeros(batch.reward.shape, np.bool_)
+        is_first[1:] = (batch.terminated | batch.truncated)[:-1]
+        if len(batch.no_op):
+            is_first[1:] |= batch.no_op[:-1]
+        return Inputs(
+            observation=self.as_rows(batch.observation[:-1]),
+            action_mask=self.as_rows(batch.action_mask),
+            core_state=core_state if core_state.shape[1] else core_state.new_empty((rows, 0)),
+            is_first=self.as_rows(is_first),
+            is_step=self.as_rows(~batch.no_op) if batch.no_op.any() else None,
+        )
+
+    def without_no_ops(self, rows: Rows) -> Rows:
+        """The rows that are steps; of a network with a core all, as it needs them."""
+        is_step, core_size = rows.inputs.is_step, rows.inputs.core_state.shape[1]
+        if is_step is None or core_size:
             return rows
-        is_step = self.as_rows(~batch.no_op)
-        return rows._make(column[is_step] for column in rows)
+        steps = _of_each(rows, lambda x: x[is_step])
+        return steps._replace(inputs=steps.inputs._replace(is_step=None))
 
     def minibatches(
         self, rows: Rows, num_minibatches: int, update_index: int, epoch: int
     ) -> Iterator[Rows]:
         """Share out the rows, in a random order that only seed, update and epoch decide.
 
-        rows: a NamedTuple of tensors, each [R, …]; a minibatch has R / num_minibatches rows, some
-        one more where that is no integer, and at least two if there are two.
+        rows: a NamedTuple of tensors, each [R, …], with `inputs` among them. A minibatch has R /
+        num_minibatches rows, some one more where that is no integer, and at least two if there are
+        two. Where the network has a core, environments are shared out instead, with all steps of
+        each; rows that are no steps go to the core, and not into the minibatch.
         """
-        num_minibatches = max(1, min(num_minibatches, len(rows[0]) // 2))
-        order = self.on_device(draws.permutation(self.seed, len(rows[0]), update_index, epoch))
+        columns, core_size = rows.inputs.core_state.shape
+        if columns == 0:
+            return
+        at_most = columns if core_size else columns // 2
+        num_minibatches = max(1, min(num_minibatches, at_most))
+        order = self.on_device(draws.permutation(self.seed, columns, update_index, epoch))
         # All at once: gathered for each minibatch, the columns would leave the cache in between.
-        shuffled = [column.index_select(0, order) for column in rows]
-        pieces = (column.tensor_split(num_minibatches) for column in shuffled)
-        for columns in zip(*pieces, strict=True):
-            if len(columns[0]):
-                yield rows._make(columns)
+        by_column = _of_each(rows, lambda x: x.unflatten(0, (len(x) // columns, columns)))
+        shuffled = _of_each(by_column, lambda x: x.index_select(1, order))
+        bounds = -(np.arange(num_minibatches + 1) * -columns // num_minibatches)
+        for start, stop in itertools.pairwise(bounds.tolist()):
+            part = _of_each(shuffled, lambda x, a=start, b=stop: x[:, a:b].flatten(0, 1))
+            inputs = part.inputs
+            if inputs.is_step is not None:
+                others = part._replace(inputs=None)
+                part = _of_each(others, lambda x, keep=inputs.is_step: x[keep])
+            yield part._replace(inputs=inputs)
 
     def step(
         self,
@@ -99,18 +157,14 @@ class Algorithm(ABC, Generic[S]):
         """One step of the optimizer down the gradient of `loss`; its metrics, or None if skipped.
 
         loss: mean over rows, and metrics, which are such means as well; both are summed up over
-        pieces of the minibatch.
+        pieces of the minibatch, unless the network has a core, which needs them whole.
         """
-        num_rows = len(minibatch[0])
-        max_rows = MAX_ROWS[self.network.device.type]
+        num_rows = len(minibatch.inputs.is_first)
         self.network.flat_grad.zero_()
         total: Metrics = {}
-        for start in range(0, num_rows, max_rows):
-            piece = minibatch
-            if num_rows > max_rows:
-                piece = minibatch._make(column[start : start + max_rows] for column in minibatch)
+        for piece in self._pieces(minibatch):
             piece_loss, metrics = loss(piece)
-            part = len(piece[0]) / num_rows
+            part = len(piece.inputs.is_first) / num_rows
             if part < 1.0:
                 piece_loss = part * piece_loss
                 metrics = {name: part * metric for name, metric in metrics.items()}
@@ -121,6 +175,27 @@ class Algorithm(ABC, Generic[S]):
         if norm is None:
             return None
         return {**total, "losses/grad_norm": norm}
+
+    def _pieces(self, minibatch: Rows) -> Iterator[Rows]:
+        inputs, max_rows = minibatch.inputs, MAX_ROWS[self.network.device.type]
+        num_rows = len(inputs.is_first)
+        if num_rows <= max_rows or inputs.core_state.shape[1]:
+            yield minibatch
+            return
+        for start in range(0, num_rows, max_rows):
+            yield _of_each(minibatch, lambda x, start=start: x[start : start + max_rows])
+
+
+def _of_each(rows: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same rows with every tensor changed, those of their inputs as well."""
+    changed = []
+    for column in rows:
+        if isinstance(column, torch.Tensor):
+            column = change(column)
+        elif column is not None:
+            column = _of_each(column, change)
+        changed.append(column)
+    return rows._make(changed)
 
 
 def mean_metrics(steps: list[Metrics | None]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from rollout.learners.network import NetworkSpec
 
 
 def initial_parameters(spec: NetworkSpec, seed: int) -> np.ndarray:
-    """A flat float32 vector [P] with orthogonal weights (Saxe et al. 2014) and zero biases."""
+    """A flat float32 vector [P] with orthogonal weights (Saxe et al. 2014), most biases zero."""
     flat = np.zeros(spec.num_parameters, np.float32)
     for number, layer in enumerate(spec.layers):
         column = 0  # of all this layer's matrices, side by side: the place of its draws
@@ -20,6 +20,8 @@ def initial_parameters(spec: NetworkSpec, seed: int) -> np.ndarray:
                 matrix[:, start : start + columns] = gain * orthogonal(normal)
                 start += columns
                 column += columns
+        for name, columns in layer.ones():
+            spec.parameter(f"{layer.name}.{name}").view(flat)[..., columns] = 1.0
     return flat
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from rollout.learners.layers import Activation, Dense, Layer
+from rollout.learners.layers import Activation, Dense, Gru, Layer, Lstm
 
 OBSERVATION = "observation"  # what the first layers read: float32 [rows, num_inputs]
 
@@ -122,6 +122,11 @@ class NetworkSpec:
         return math.prod(self.observation_shape)
 
     @property
+    def core_size(self) -> int:
+        """Length of the core state: what the network remembers of an episode, float32."""
+        return sum(layer.core_size for layer in self.layers)
+
+    @property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter, in the order of the flat vector."""
         parameters = []
@@ -151,8 +156,11 @@ def make_mlp(
     activation: Activation,
     value_network: Literal["shared", "separate"],
     parts: tuple[InputPart, ...] = (),
+    core: tuple[Literal["lstm", "gru"], int] | None = None,
 ) -> NetworkSpec:
-    """Dense layers of `hidden_sizes`, then the head's outputs and the value.
+    """Dense layers of `hidden_sizes`, perhaps a core, then the head's outputs and the value.
+
+    core: its kind, and how many outputs it has.
 
     With a shared value network one last layer yields both: its columns are the outputs, the value.
     Gains as in Andrychowicz et al., "What matters in on-policy RL" (2021): √2 inside, 0.01 for the
@@ -161,12 +169,16 @@ def make_mlp(
     inputs = sum(part.num_inputs for part in parts) or math.prod(observation_shape)
     num_outputs = head.num_outputs
 
-    def torso(prefix: str) -> tuple[list[Dense], str, int]:
-        layers: list[Dense] = []
+    def torso(prefix: str) -> tuple[list[Layer], str, int]:
+        layers: list[Layer] = []
         source, width = OBSERVATION, inputs
         for i, size in enumerate(hidden_sizes):
             gains = ((size, math.sqrt(2.0)),)
             layers.append(Dense(f"{prefix}_{i}", source, width, size, activation, gains))
+            source, width = layers[-1].name, size
+        if core is not None:
+            kind, size = core
+            layers.append({"lstm": Lstm, "gru": Gru}[kind](f"{prefix}_core", source, width, size))
             source, width = layers[-1].name, size
         return layers, source, width
 

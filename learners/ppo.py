@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from rollout.learners.algorithm import Algorithm, Metrics, mean_metrics
+from rollout.learners.algorithm import Algorithm, Inputs, Metrics, mean_metrics
 from rollout.learners.gae import gae
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.torch_network import TorchNetwork
@@ -20,9 +20,8 @@ from rollout.learners.unroll import Batch
 class Rows(NamedTuple):
     """Steps of a batch in any order; each field [R, …]."""
 
-    observation: torch.Tensor
+    inputs: Inputs
     action: torch.Tensor
-    action_mask: torch.Tensor
     behavior_log_prob: torch.Tensor
     value: torch.Tensor
     advantage: torch.Tensor
@@ -70,20 +69,19 @@ class PPO(Algorithm[PpoSettings]):
         )
         value = batch.value[:-1]
         rows = Rows(
-            observation=self.as_rows(batch.observation[:-1]),
+            inputs=self.inputs(batch),
             action=self.as_rows(batch.action),
-            action_mask=self.as_rows(batch.action_mask),
             behavior_log_prob=self.as_rows(batch.behavior_log_prob),
             value=self.as_rows(value),
             advantage=self.as_rows(advantage),
             return_=self.as_rows(advantage + value),
         )
-        return self.without_no_ops(rows, batch)
+        return self.without_no_ops(rows)
 
     def loss(self, minibatch: Rows) -> tuple[torch.Tensor, Metrics]:
         """Equation 9 of the paper with its sign turned, and what to watch."""
         s = self.settings
-        policy, value = self.network(minibatch.observation, minibatch.action_mask)
+        policy, value = self.network(*minibatch.inputs)
         log_ratio = policy.log_prob(minibatch.action) - minibatch.behavior_log_prob
         ratio = log_ratio.exp()
 

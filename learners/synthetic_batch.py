@@ -43,6 +43,7 @@ def make_synthetic_batch(
         observation=observation,
         action=action,
         action_mask=np.zeros((*rows, 0), np.bool_),
+        core_state=np.zeros((num_envs, 0), np.float32),
         reward=np.ones(rows, np.float32),
         terminated=terminated,
         truncated=truncated,

@@ -23,8 +23,9 @@ from rollout.learners.distributions import (
     Distribution,
     MultiCategorical,
 )
-from rollout.learners.layers import Activation, Layer
+from rollout.learners.layers import Activation, Dense, Gru, Lstm
 from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, NetworkSpec
+from rollout.learners.torch_core import run_core
 
 NARROW = 16  # a layer with fewer outputs is computed transposed
 
@@ -58,31 +59,56 @@ class TorchNetwork:
         return f"TorchNetwork({self.spec.num_parameters} parameters on {self.device})"
 
     def __call__(
-        self, observation: torch.Tensor, action_mask: torch.Tensor | None = None
+        self,
+        observation: torch.Tensor,
+        action_mask: torch.Tensor | None = None,
+        core_state: torch.Tensor | None = None,
+        is_first: torch.Tensor | None = None,
+        is_step: torch.Tensor | None = None,
     ) -> tuple[Distribution, torch.Tensor]:
         """The policy in R observations, and their values [R].
 
-        observation: [R, *obs_shape] of any dtype. action_mask: bool [R, A], what is allowed; None,
-        or [R, 0], for everything.
+        What is what, algorithm.Inputs says; a network without a core needs the observation only.
         """
-        outputs, value = self.forward(observation)
+        outputs, value = self.forward(observation, core_state, is_first)
+        mask = action_mask if action_mask is not None and action_mask.shape[1] else None
+        if is_step is not None:
+            outputs, value = outputs[is_step], value[is_step]
+            mask = mask[is_step] if mask is not None else None
         head = self.spec.head
         if isinstance(head, GaussianHead):
             return DiagonalGaussian(outputs, self.parameters[LOG_STD]), value
-        mask = action_mask if action_mask is not None and action_mask.shape[1] else None
         if len(head.choices) == 1:
             return Categorical(outputs, mask), value
         return MultiCategorical(outputs, head.choices, mask), value
 
-    def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The head's outputs [R, A] and the value [R] of R observations [R, *obs_shape]."""
+    def forward(
+        self,
+        observation: torch.Tensor,
+        core_state: torch.Tensor | None = None,
+        is_first: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The head's outputs [R, A] and the value [R] of R observations [R, *obs_shape].
+
+        core_state, is_first: as in algorithm.Inputs.
+        """
         spec = self.spec
         if tuple(observation.shape[1:]) != spec.observation_shape:
             wanted = ", ".join(("rows", *map(str, spec.observation_shape)))
             raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
         buffers = {OBSERVATION: self.inputs(observation)}
+        core_states = self._split(core_state)
         for layer in spec.layers:
-            buffers[layer.name] = self._run(layer, buffers[layer.source])
+            parameters = [self.parameters[f"{layer.name}.{name}"] for name, _ in layer.shapes()]
+            source = buffers[layer.source]
+            match layer:
+                case Dense():
+                    weight, bias = parameters
+                    buffers[layer.name] = dense(source, weight, bias, layer.activation)
+                case Lstm() | Gru():
+                    assert is_first is not None
+                    core = core_states[layer.name]
+                    buffers[layer.name] = run_core(layer, source, parameters, core, is_first)
         # Columns are taken from the transpose, so that their gradients lie transposed as well.
         outputs, value = spec.outputs, spec.value
         return (
@@ -90,10 +116,13 @@ class TorchNetwork:
             buffers[value.buffer].t()[value.start],
         )
 
-    def _run(self, layer: Layer, source: torch.Tensor) -> torch.Tensor:
-        """What a layer makes of its source [R, inputs]: [R, outputs]."""
-        weight, bias = (self.parameters[f"{layer.name}.{name}"] for name in ("weight", "bias"))
-        return dense(source, weight, bias, layer.activation)
+    def _split(self, core_state: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """The core state of each layer that has one."""
+        if core_state is None:
+            return {}
+        sizes = [layer.core_size for layer in self.spec.layers]
+        pieces = core_state.split(sizes, dim=1)
+        return {layer.name: piece for layer, piece in zip(self.spec.layers, pieces, strict=True)}
 
     def inputs(self, observation: torch.Tensor) -> torch.Tensor:
         """What the first layers read, float32 [R, num_inputs]: categories as one-hot."""

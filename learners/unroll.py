@@ -28,8 +28,9 @@ class UnrollSchema:
     """What an unroll of a run looks like, but for the number of environments.
 
     has_value: whether actors record the value of every observation, because the algorithm asks.
-    state_bytes: of one environment's state (rollout.envs.batch: snapshot). state_fields: what it is
-    made of, for who compares; no one reads it.
+    state_bytes: of one environment's state (rollout.envs.batch: snapshot) with the core state in
+    which the policy is. state_fields: what it is made of, for who compares; no one reads it.
+    core_size: of the policy's core state; 0 of one that has no memory.
     mask_size: of an action mask; 0 where everything is always allowed. has_no_ops: whether there
     may be steps that are none, see Unroll.
     """
@@ -44,6 +45,12 @@ class UnrollSchema:
     mask_size: int = 0
     state_fields: str = ""
     has_no_ops: bool = False
+    core_size: int = 0
+
+    @property
+    def env_state_bytes(self) -> int:
+        """Of one environment's state alone: the first bytes of `env_state`."""
+        return self.state_bytes - FLOAT32.itemsize * self.core_size
 
     @property
     def digest(self) -> bytes:
@@ -68,6 +75,7 @@ class UnrollSchema:
         yield "behavior_log_prob", FLOAT32, (T, N)
         yield "value", FLOAT32, (value_rows, N)
         yield "no_op", BOOL, (T if self.has_no_ops else 0, N)
+        yield "core_state", FLOAT32, (N, self.core_size)
         yield "env_state", UINT8, (N, self.state_bytes)
 
     def tails(self, num_finals: int, num_episodes: int) -> Iterator[Field]:
@@ -99,7 +107,7 @@ class UnrollSchema:
         return self.size_bytes(num_envs, *2 * (self.unroll_length * num_envs,))
 
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 
 
 def _place(fields: Iterable[Field], offset: int) -> tuple[list[PlacedField], int]:
@@ -132,7 +140,10 @@ class Unroll:
     value: [T+1, N] float32, by the weights that acted ([0, N] if the schema has none).
     no_op: [T, N] bool, steps that are none: the environment ignored the action, as it had to begin
         its next episode (NEXT_STEP autoreset), or waited for others ([0, N] if it never does).
-    env_state: [N, state_bytes] uint8, after the last step: where the next unroll begins.
+    core_state: [N, core_size] float32, in which the policy was at row 0; it is zeros wherever an
+        episode begins, and after steps that are none.
+    env_state: [N, state_bytes] uint8, after the last step: where the next unroll begins. The core
+        state of the policy there is its end.
     final_t, final_env: [F] int32, where truncated; final_observation: [F, *obs_shape], the true
         last observation there; final_value: [F] float32, its value.
     episode_t, episode_env: [E] int32, where episodes ended; episode_return: [E] float64;
@@ -148,6 +159,7 @@ class Unroll:
     behavior_log_prob: np.ndarray
     value: np.ndarray
     no_op: np.ndarray
+    core_state: np.ndarray
     env_state: np.ndarray
     final_t: np.ndarray
     final_env: np.ndarray
@@ -249,7 +261,8 @@ COLUMNS = (  # [T, N] or [T+1, N]; [0, N] of what the schema does without
     "value",
     "no_op",
 )
-TAILS = tuple(f.name for f in fields(Unroll) if f.name not in (*COLUMNS, "env_state"))
+STARTS_AND_ENDS = ("core_state", "env_state")  # [N, …], of row 0 and of the last
+TAILS = tuple(f.name for f in fields(Unroll) if f.name not in (*COLUMNS, *STARTS_AND_ENDS))
 
 
 class Batch:
@@ -287,6 +300,7 @@ class Batch:
     behavior_log_prob: np.ndarray
     value: np.ndarray
     no_op: np.ndarray
+    core_state: np.ndarray
     env_state: np.ndarray
     final_t: np.ndarray
     final_env: np.ndarray
@@ -325,7 +339,8 @@ class Batch:
         here, there = slice(column, column + len(env)), slice(start, stop)
         for name in COLUMNS:
             getattr(self, name)[:, here] = getattr(unroll, name)[:, there]
-        self.env_state[here] = unroll.env_state[there]
+        for name in STARTS_AND_ENDS:
+            getattr(self, name)[here] = getattr(unroll, name)[there]
         self.env[here] = env
         self.weights_version[here] = weights_version
         self._tails.append(_tails_of(unroll, start, stop, column - start))

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -11,12 +11,15 @@ from rollout.envs import kernels, philox
 from rollout.envs.batch import Envs, env_bindings, load_env_kernels
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError
+from rollout.envs.foreign.foreign_envs import ForeignEnvs
 from rollout.envs.layouts import action_layout, observation_layout
 from rollout.envs.registry import AnyEnv
 from rollout.learners.network import CategoricalHead, GaussianHead, Head, NetworkSpec
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.policy_kernel import BLOCK, num_packed, num_scratch, policy_source
 from rollout.shapes import head_of, parts_of
+
+E = TypeVar("E", Envs, ForeignEnvs)
 
 HERE = Path(__file__).parent
 TEMPLATE = HERE / "acting_kernel.py"
@@ -58,7 +61,7 @@ class UnrollBuffer:
         self.num_episodes = 0
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
-        """The arrays in the order `act_unroll` takes them."""
+        """The arrays that `act_unroll` writes, in its order."""
         room, fixed = self.room, self.fixed
         return (
             fixed.observation,
@@ -79,11 +82,6 @@ class UnrollBuffer:
             room.episode_length,
         )
 
-    def put_states(self, snapshot: bytes) -> None:
-        """Put the environments' states behind the rows that led to them."""
-        states = self.fixed.env_state
-        states[:] = np.frombuffer(snapshot, np.uint8).reshape(states.shape)
-
     def seal(self, num_finals: int, num_episodes: int) -> memoryview:
         """Put the tails behind the fixed part; returns the payload, valid until the next unroll."""
         self.num_finals, self.num_episodes = num_finals, num_episodes
@@ -97,7 +95,51 @@ class UnrollBuffer:
         return Unroll.view(self.schema, self._payload[:size], self.num_envs, finals, episodes)
 
 
-class UnrollActor:
+class EnvsWithPolicy(Generic[E]):
+    """N environments, and the core states of the policy that acts in them.
+
+    core_state: float32 [N, core_size]; zeros where an episode begins.
+    """
+
+    def __init__(self, envs: E, network: NetworkSpec, schema: UnrollSchema) -> None:
+        self.envs = envs
+        self.buffer = UnrollBuffer(schema, envs.num_envs)
+        self.core_state = np.zeros((envs.num_envs, network.core_size), np.float32)
+        self._num_parameters = network.num_parameters
+        self._workspace = Workspace(network)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.envs!r})"
+
+    def restore(
+        self, states: bytes | memoryview, position: np.ndarray | None = None, stride: int = 1
+    ) -> None:
+        """Go on from states as they end an unroll; see rollout.envs.batch: restore."""
+        schema, envs = self.buffer.schema, self.envs
+        if len(states) != envs.num_envs * schema.state_bytes:
+            raise EnvError(
+                f"states of {len(states)} bytes; {envs.num_envs} environments "
+                f"{envs.env.__qualname__} with their policy have {schema.state_bytes} each"
+            )
+        rows = np.frombuffer(states, np.uint8).reshape(envs.num_envs, schema.state_bytes)
+        envs.restore(rows[:, : schema.env_state_bytes].tobytes(), position, stride)
+        self.core_state.view(np.uint8)[:] = rows[:, schema.env_state_bytes :]
+        self.core_state[envs.clocks["t"] == 0] = 0.0  # or the episode was given up
+
+    def _begin_unroll(self, weights: np.ndarray) -> None:
+        check_weights(weights, self._num_parameters)
+        self.buffer.fixed.core_state[:] = self.core_state
+
+    def _end_unroll(self, num_finals: int, num_episodes: int) -> memoryview:
+        """The payload, with the states that it led to."""
+        states, env_state_bytes = self.buffer.fixed.env_state, self.buffer.schema.env_state_bytes
+        snapshot = np.frombuffer(self.envs.snapshot(), np.uint8)
+        states[:, :env_state_bytes] = snapshot.reshape(len(states), env_state_bytes)
+        states[:, env_state_bytes:] = self.core_state.view(np.uint8)
+        return self.buffer.seal(num_finals, num_episodes)
+
+
+class UnrollActor(EnvsWithPolicy[Envs]):
     """N environments with a policy: each `act` is one unroll, one compiled call."""
 
     def __init__(
@@ -108,15 +150,9 @@ class UnrollActor:
         position: np.ndarray | None = None,
     ) -> None:
         """position: int64 [1], where the kernel says which environment it is at."""
-        self.envs = envs
+        super().__init__(envs, network, schema)
         self.position = np.zeros(1, np.int64) if position is None else position
-        self.buffer = UnrollBuffer(schema, envs.num_envs)
-        self._num_parameters = network.num_parameters
-        self._workspace = Workspace(network)
         self._act_unroll = load_acting_kernels(envs.env, network, schema, envs.jit).act_unroll
-
-    def __repr__(self) -> str:
-        return f"UnrollActor({self.envs!r})"
 
     def act(self, weights: np.ndarray, greedy: bool = False) -> memoryview:
         """Act T steps with the flat vector `weights`; the payload is valid until the next call.
@@ -124,17 +160,17 @@ class UnrollActor:
         greedy: take the likeliest action instead of a sampled one. Raises ValueError for weights of
         another shape than the network's, beyond which the kernel would read.
         """
-        check_weights(weights, self._num_parameters)
+        self._begin_unroll(weights)
         finals, episodes = self._act_unroll(
             *self.envs.kernel_arguments(),
+            self.core_state,
             weights,
             *self._workspace.kernel_arguments(),
             greedy,
             self.position,
             *self.buffer.kernel_arguments(),
         )
-        self.buffer.put_states(self.envs.snapshot())
-        return self.buffer.seal(int(finals), int(episodes))
+        return self._end_unroll(int(finals), int(episodes))
 
 
 def check_weights(weights: np.ndarray, num_parameters: int) -> None:
@@ -175,6 +211,7 @@ def _load_acting_kernels(
     examples = {
         "act_unroll": (
             *Envs(env, 2, 0, jit=jit, begin=False).kernel_arguments(),
+            np.zeros((2, network.core_size), np.float32),
             weights,
             *workspace.kernel_arguments(),
             True,
@@ -203,6 +240,7 @@ def load_with_policy(
         workspace.packed,
         workspace.scratch,
         np.zeros((2, *shown.shape), shown.dtype),
+        np.zeros((2, network.core_size), np.float32),
         np.zeros((2, network.head.num_outputs), np.float32),
         np.zeros(2, np.float32),
     )
@@ -222,6 +260,10 @@ def check_network(env: AnyEnv, network: NetworkSpec, schema: UnrollSchema) -> No
         raise EnvError(
             f"the network reads observations {network.observation_shape}, "
             f"{env.__qualname__} gives {schema.observation_shape}"
+        )
+    if network.core_size != schema.core_size:
+        raise EnvError(
+            f"the network remembers {network.core_size} numbers, unrolls have {schema.core_size}"
         )
     if network.parts != parts_of(env):
         raise EnvError(

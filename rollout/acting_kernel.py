@@ -6,6 +6,8 @@ A template (see envs/kernels.py), run behind the generated policy (policy_kernel
 comes before these is the environment's (batch.env_bindings). Nothing here uses Python objects.
 """
 
+import numpy as np
+
 from rollout.envs.kernels import bound
 from rollout.envs.records import records
 
@@ -18,8 +20,9 @@ OBSERVATION_SIZE, ACTION_SIZE = bound("OBSERVATION_SIZE"), bound("ACTION_SIZE")
 BLOCK, NUM_OUTPUTS = bound("BLOCK"), bound("NUM_OUTPUTS")
 OUTPUTS_OFFSET, OUTPUTS_STRIDE = bound("OUTPUTS_OFFSET"), bound("OUTPUTS_STRIDE")
 VALUE_OFFSET, VALUE_STRIDE = bound("VALUE_OFFSET"), bound("VALUE_STRIDE")
-LOG_STD_OFFSET = bound("LOG_STD_OFFSET")
+LOG_STD_OFFSET, CORE_SIZE = bound("LOG_STD_OFFSET"), bound("CORE_SIZE")
 pack, load_row, forward = bound("pack"), bound("load_row"), bound("forward")
+load_core, save_core = bound("load_core"), bound("save_core")
 draw_noise, choose, for_env = bound("draw_noise"), bound("choose"), bound("for_env")
 
 
@@ -27,6 +30,7 @@ draw_noise, choose, for_env = bound("draw_noise"), bound("choose"), bound("for_e
 def act_unroll(
     env_bytes,
     params_bytes,
+    core_state,
     weights,
     packed,
     scratch,
@@ -53,6 +57,8 @@ def act_unroll(
 ):
     """Fill an unroll (learners.unroll.Unroll says what is what); returns the lengths of its tails.
 
+    core_state: float32 [N, CORE_SIZE], before and after.
+
     Blocks of environments go through all T steps one after the other, so that their states stay in
     the cache; environments do not affect each other, so the order changes nothing. The tails are in
     the order (block, t, environment). Before each call of the author's
@@ -75,11 +81,13 @@ def act_unroll(
         for t in range(T):
             for r in range(rows):
                 load_row(flat[t, start + r], scratch, r)
+                load_core(core_state[start + r], scratch, r)
             forward(packed, scratch, rows)
             draw_noise(envs, start, rows, noise)
             first_final = finals
             for r in range(rows):
                 i = start + r
+                save_core(scratch, r, core_state[i])
                 position[0] = i * T + t
                 place = OUTPUTS_OFFSET + r * OUTPUTS_STRIDE
                 if HAS_MASK:
@@ -113,12 +121,18 @@ def act_unroll(
             if HAS_VALUE and finals > first_final:
                 for r in range(finals - first_final):
                     load_row(final_flat[first_final + r], scratch, r)
+                    load_core(core_state[final_env[first_final + r]], scratch, r)
                 forward(packed, scratch, finals - first_final)
                 for r in range(finals - first_final):
                     final_value[first_final + r] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]
+            if CORE_SIZE > 0:
+                for i in range(start, start + rows):
+                    if terminated[t, i] or truncated[t, i]:
+                        core_state[i] = np.float32(0.0)
         if HAS_VALUE:
             for r in range(rows):
                 load_row(flat[T, start + r], scratch, r)
+                load_core(core_state[start + r], scratch, r)
             forward(packed, scratch, rows)
             for r in range(rows):
                 value[T, start + r] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]

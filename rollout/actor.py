@@ -72,9 +72,9 @@ def act_share(
     if isinstance(acting, SteppingActor):
         acting.envs.episode = slot.episode
     slot.begin(page.version)  # resets may hang or fail as steps may
-    acting.envs.restore(share.states, slot.position, plan.schema.unroll_length)
+    acting.restore(share.states, slot.position, plan.schema.unroll_length)
     slot.rest()
-    hides_state = plan.schema.state_bytes == CLOCK.itemsize
+    hides_state = plan.schema.env_state_bytes == CLOCK.itemsize
     stopwatch = Stopwatch()
     for unroll_index in itertools.count(share.first_unroll):
         outbox.wait_credit()

@@ -16,6 +16,7 @@ OUTPUTS_OFFSET, OUTPUTS_STRIDE = bound("OUTPUTS_OFFSET"), bound("OUTPUTS_STRIDE"
 VALUE_OFFSET, VALUE_STRIDE = bound("VALUE_OFFSET"), bound("VALUE_STRIDE")
 LOG_STD_OFFSET = bound("LOG_STD_OFFSET")
 pack, load_row, forward = bound("pack"), bound("load_row"), bound("forward")
+load_core, save_core = bound("load_core"), bound("save_core")
 draw_noise, choose = bound("draw_noise"), bound("choose")
 
 
@@ -28,6 +29,7 @@ def pack_weights(weights, packed):
 @entry
 def choose_all(
     clock_bytes,
+    core_state,
     packed,
     scratch,
     noise,
@@ -38,7 +40,10 @@ def choose_all(
     behavior_log_prob,
     value,
 ):
-    """Write the actions [N, …] for observations [N, …], their log-probabilities and values [N]."""
+    """Write the actions [N, …] for observations [N, …], their log-probabilities and values [N].
+
+    core_state: float32 [N, CORE_SIZE], before and after.
+    """
     envs = records(clock_bytes, CLOCK_RECORD)
     N = behavior_log_prob.shape[0]
     flat = observation.reshape(N, OBSERVATION_SIZE)
@@ -48,10 +53,12 @@ def choose_all(
         rows = min(BLOCK, N - start)
         for r in range(rows):
             load_row(flat[start + r], scratch, r)
+            load_core(core_state[start + r], scratch, r)
         forward(packed, scratch, rows)
         draw_noise(envs, start, rows, noise)
         for r in range(rows):
             i = start + r
+            save_core(scratch, r, core_state[i])
             place = OUTPUTS_OFFSET + r * OUTPUTS_STRIDE
             behavior_log_prob[i] = choose(
                 scratch[place : place + NUM_OUTPUTS],

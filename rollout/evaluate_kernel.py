@@ -12,11 +12,15 @@ BLOCK, NUM_OUTPUTS = bound("BLOCK"), bound("NUM_OUTPUTS")
 OUTPUTS_OFFSET, OUTPUTS_STRIDE = bound("OUTPUTS_OFFSET"), bound("OUTPUTS_STRIDE")
 VALUE_OFFSET, VALUE_STRIDE = bound("VALUE_OFFSET"), bound("VALUE_STRIDE")
 pack, load_row, forward = bound("pack"), bound("load_row"), bound("forward")
+load_core, save_core = bound("load_core"), bound("save_core")
 
 
 @entry
-def evaluate(weights, packed, scratch, observation, outputs, value):
-    """The head's outputs [N, A] and values [N] of observations [N, …], in blocks."""
+def evaluate(weights, packed, scratch, observation, core_state, outputs, value):
+    """The head's outputs [N, A] and values [N] of observations [N, …], in blocks.
+
+    core_state: float32 [N, CORE_SIZE], before and after.
+    """
     N = value.shape[0]
     flat = observation.reshape(N, OBSERVATION_SIZE)
     pack(weights, packed)
@@ -24,8 +28,10 @@ def evaluate(weights, packed, scratch, observation, outputs, value):
         rows = min(BLOCK, N - start)
         for r in range(rows):
             load_row(flat[start + r], scratch, r)
+            load_core(core_state[start + r], scratch, r)
         forward(packed, scratch, rows)
         for r in range(rows):
+            save_core(scratch, r, core_state[start + r])
             for a in range(NUM_OUTPUTS):
                 outputs[start + r, a] = scratch[OUTPUTS_OFFSET + r * OUTPUTS_STRIDE + a]
             value[start + r] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]

@@ -107,7 +107,7 @@ def make_player(
         num_envs,
         seed,
         policy.network,
-        make_schema(policy.env, length, experiment.algorithm.needs_value),
+        make_schema(policy.env, length, experiment.algorithm.needs_value, policy.network.core_size),
         params=experiment.env.params,
         first_env=first_env,
         pictures=pictures,

@@ -193,6 +193,13 @@ class LearnerSettings(Settings):
     )
 
 
+class CoreSettings(Settings):
+    """A recurrent layer behind the hidden ones: a policy with a memory of its episode."""
+
+    kind: Literal["lstm", "gru"] = Field(default="lstm", description="which recurrent layer")
+    size: int = Field(default=128, ge=1, le=8192, description="units of the recurrent layer")
+
+
 class MlpSettings(Settings):
     """A multilayer perceptron for policy and value."""
 
@@ -208,6 +215,9 @@ class MlpSettings(Settings):
     )
     value_network: Literal["shared", "separate"] = Field(
         default="shared", description="whether the value has hidden layers of its own"
+    )
+    core: CoreSettings | None = Field(
+        default=None, description="a recurrent layer behind the hidden ones; left out, none"
     )
 
 

@@ -95,7 +95,7 @@ def find_failed_env(failure: Failure) -> AnyEnv:
         source = msgspec.structs.replace(source, folder=os.getcwd())
     env = find_any_env(source)
     then = failure.schema
-    now = make_schema(env, then.unroll_length, then.has_value)
+    now = make_schema(env, then.unroll_length, then.has_value, then.core_size)
     if now != then:
         names = [n for n in then.__dataclass_fields__ if getattr(then, n) != getattr(now, n)]
         changes = ", ".join(f"{n} {getattr(then, n)} then, {getattr(now, n)} now" for n in names)
@@ -150,7 +150,7 @@ def replay_failure(failure: Failure, jit: bool = True) -> Replayed:
             jit=jit,
         )
         if len(failure.env_state):
-            actor.envs.restore(failure.env_state.tobytes())
+            actor.restore(failure.env_state.tobytes())
         actor.act(weights, failure.greedy)
     except BaseException as error:  # whatever an author's code raises, SystemExit too
         if actor is None and isinstance(error, EnvError):  # params that it does not take

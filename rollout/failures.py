@@ -9,6 +9,7 @@ that it names, with the params that it gives: replay your own files, or read the
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ import safetensors.numpy
 from rollout.env_source import EnvSource
 from rollout.envs.philox import CLOCK
 from rollout.errors import OperatorError, RunFailed
+from rollout.layer_source import layer_source
 from rollout.learners.network import OBSERVATION, NetworkSpec
 from rollout.learners.unroll import UnrollSchema
 from rollout.run_directory import write_atomically
@@ -270,8 +272,10 @@ def _schema_problems(facts: FailureFacts) -> Iterator[str]:
             f"observations {schema.observation_shape} for a network that reads "
             f"{facts.network.observation_shape}"
         )
-    if schema.state_bytes < CLOCK.itemsize:
-        yield f"state_bytes={schema.state_bytes}, wanted at least {CLOCK.itemsize}"
+    if schema.env_state_bytes < CLOCK.itemsize:
+        yield f"env_state_bytes={schema.env_state_bytes}, wanted at least {CLOCK.itemsize}"
+    if schema.core_size != facts.network.core_size:
+        yield f"core_size={schema.core_size} for a network with {facts.network.core_size}"
     for dtype in (schema.observation_dtype, schema.action_dtype):
         if not _is_dtype(dtype):
             yield f"dtype {dtype!r}"
@@ -300,6 +304,10 @@ def _network_problems(network: NetworkSpec) -> Iterator[str]:
         elif widths.get(layer.source) != layer.inputs or layer.outputs < 1:
             yield f"layer {layer.name}: {layer.inputs} inputs from {layer.source!r}"
         widths[layer.name] = layer.outputs
+    buffers = Counter(name for layer in network.layers for name, _ in layer_source(layer).buffers)
+    for name, count in buffers.items():
+        if count > 1:
+            yield f"{count} buffers {name!r}"
     for columns, count in ((network.outputs, network.head.num_outputs), (network.value, 1)):
         width = widths.get(columns.buffer, 0) if columns.buffer != OBSERVATION else 0
         if not 0 <= columns.start < columns.stop <= width or columns.stop - columns.start != count:

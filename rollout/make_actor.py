@@ -43,7 +43,7 @@ def make_actor(
             first_env=first_env,
             begin=begin,
             pictures=pictures,
-            state_bytes=schema.state_bytes,
+            state_bytes=schema.env_state_bytes,
         )
         return SteppingActor(foreign, network, schema, position)
     envs = Envs(env, num_envs, seed, first_env=first_env, params=params, begin=begin, jit=jit)

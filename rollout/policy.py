@@ -63,6 +63,7 @@ class Policy:
         deterministic: bool = True,
         *,
         action_mask: Any = None,
+        core_state: Any = None,
     ) -> Any:
         """The action for one observation, or an action for each of a batch [N, …] of them.
 
@@ -76,8 +77,15 @@ class Policy:
         distribution. Draws are reproducible: they depend on the experiment's seed, the number of
         calls so far and the row. action_mask: bool [A], or [N, A], what is allowed. Raises
         ValueError if the observation is not what the environment shows.
+
+        A recurrent network returns (action, core_state): float32 [core_size], or [N, core_size], to
+        be given with the next observation of the same episode; none at an episode's first.
         """
-        outputs = self.outputs(observation)
+        outputs, next_core_state = self.outputs(observation, core_state)
+        action = self._choose(outputs, deterministic, action_mask)
+        return (action, next_core_state) if self.network.core_size else action
+
+    def _choose(self, outputs: np.ndarray, deterministic: bool, action_mask: Any) -> Any:
         rows = outputs.reshape(-1, self.network.head.num_outputs)
         if isinstance(self.network.head, GaussianHead):
             if action_mask is not None:
@@ -93,19 +101,32 @@ class Policy:
             return actions
         return actions[0] if actions.ndim > 1 else int(actions[0])
 
-    def outputs(self, observation: Any) -> np.ndarray:
-        """What the head reads: logits of choices, means of quantities.
+    def outputs(self, observation: Any, core_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """What the head reads: logits of choices, means of quantities; and the next core state.
 
-        float32 [A], or [N, A] for a batch.
+        float32 [A] and [core_size], or [N, A] and [N, core_size] for a batch.
         """
         rows, is_batch = self._rows(observation)
         outputs = np.zeros((len(rows), self.network.head.num_outputs), np.float32)
         value = np.zeros(len(rows), np.float32)
         evaluate, workspace = self._compiled
-        evaluate(self.parameters, workspace.packed, workspace.scratch, rows, outputs, value)
+        core = self._core_state(core_state, len(rows))
+        work = (workspace.packed, workspace.scratch)
+        evaluate(self.parameters, *work, rows, core, outputs, value)
         if not np.isfinite(outputs).all():
             raise ValueError("an observation, or a parameter of the policy, is not finite")
-        return outputs if is_batch else outputs[0]
+        return (outputs, core) if is_batch else (outputs[0], core[0])
+
+    def _core_state(self, core_state: Any, rows: int) -> np.ndarray:
+        """A copy of what was given, float32 [rows, core_size]."""
+        size = self.network.core_size
+        if core_state is None:
+            return np.zeros((rows, size), np.float32)
+        core = np.array(core_state, np.float32, copy=True).reshape(-1, size)
+        if len(core) != rows:
+            found = list(np.shape(core_state))
+            raise ValueError(f"core_state is {found}, wanted [{rows}, {size}]")
+        return core
 
     def _rows(self, observation: Any) -> tuple[np.ndarray, bool]:
         """Rows [N, *layout.shape], and whether the observation was a batch."""

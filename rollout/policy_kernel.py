@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from rollout.layer_source import layer_source, padded
+from rollout.layer_source import layer_source, new_core, old_core, padded
 from rollout.learners.network import LOG_STD, OBSERVATION, NetworkSpec, Parameter
 
 Places = dict[str, tuple[int, int]]  # of buffers in scratch: offset and width
@@ -76,8 +76,10 @@ def policy_source(spec: NetworkSpec) -> str:
 
     pack(weights, packed): lays out the flat vector for the loops.
     load_row(observation, scratch, r): makes row r of the inputs from one flat observation.
+    load_core(core_state, scratch, r): puts the core state of row r, [CORE_SIZE], beside them.
     forward(packed, scratch, rows): reads `rows` inputs from the start of `scratch`,
         float32 [BLOCK, NUM_INPUTS], and leaves outputs and values in it. `rows` ≤ BLOCK.
+    save_core(scratch, r, core_state): takes out the core state that it made of row r.
     """
     places = _places_in_scratch(spec)
     layers = [layer_source(layer) for layer in spec.layers]
@@ -87,6 +89,7 @@ def policy_source(spec: NetworkSpec) -> str:
         f"BLOCK = {BLOCK}",
         f"NUM_INPUTS = {spec.num_inputs}",
         f"NUM_OUTPUTS = {spec.head.num_outputs}",
+        f"CORE_SIZE = {spec.core_size}",
         f"LOG_STD_OFFSET = {_log_std_offset(spec)}",
         _place("OUTPUTS", places, spec.outputs.buffer, spec.outputs.start),
         _place("VALUE", places, spec.value.buffer, spec.value.start),
@@ -95,6 +98,7 @@ def policy_source(spec: NetworkSpec) -> str:
         *dict.fromkeys(function for layer in layers for function in layer.functions),
         _pack_source(spec),
         _load_row_source(spec),
+        _core_source(spec, places),
         _forward_source(spec, places),
     ]
     return "\n\n".join(parts) + "\n\n"
@@ -130,6 +134,12 @@ def tanh(x):
     x = max(min(x, {limit}), -{limit})
     square = x * x
     return x * {_horner(TANH_P)} / {_horner(TANH_Q)}
+
+
+@jit_fma
+def sigmoid(x):
+    half = np.float32(0.5)
+    return half + half * tanh(half * x)
 """
 
 
@@ -182,6 +192,23 @@ def _load_row_source(spec: NetworkSpec) -> str:
             first += count
         start += part.num_inputs
     return "\n".join(lines)
+
+
+def _core_source(spec: NetworkSpec, places: Places) -> str:
+    """`load_core` and `save_core`: the layers' core states lie side by side."""
+    load = ["@jit", "def load_core(core_state, scratch, r):", "    pass"]
+    save = ["@jit", "def save_core(scratch, r, core_state):", "    pass"]
+    start = 0
+    for layer in spec.layers:
+        size = layer.core_size
+        if size:
+            for lines, buffer in ((load, old_core(layer)), (save, new_core(layer))):
+                place = f"scratch[{places[buffer][0]} + r * {size} + j]"
+                state = f"core_state[{start} + j]"
+                pair = f"{place} = {state}" if lines is load else f"{state} = {place}"
+                lines += [f"    for j in range({size}):", f"        {pair}"]
+        start += size
+    return "\n".join([*load, "", "", *save])
 
 
 def _forward_source(spec: NetworkSpec, places: Places) -> str:

@@ -131,8 +131,9 @@ class Retrainer:
         self._last_use = last_use
         self._env = experiment.env.find()
         fleet, num_envs = experiment.fleet, experiment.env.num_envs
-        self._schema = make_schema(self._env, fleet.unroll_length, experiment.algorithm.needs_value)
         self._spec = make_network(experiment.network, self._env)
+        needs_value, core_size = experiment.algorithm.needs_value, self._spec.core_size
+        self._schema = make_schema(self._env, fleet.unroll_length, needs_value, core_size)
         self._algorithm, self._network = make_learning(experiment, self._spec)
         self._batch = Batch(self._schema, num_envs, allocate)
         self._states = EnvStates(num_envs, self._schema.state_bytes, experiment.seed)
@@ -176,7 +177,7 @@ class Retrainer:
         envs = np.arange(part.first_env, part.first_env + part.num_envs)
         try:
             actor = self._actor(part)
-            actor.envs.restore(self._states.give(envs, cut=0))
+            actor.restore(self._states.give(envs, cut=0))
             actor.act(self._weights[part.weights_version])
         except Exception as error:  # whatever an author's code raises
             raise RunFailed(

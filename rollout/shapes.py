@@ -14,7 +14,7 @@ from rollout.learners.network import (
     NetworkSpec,
     make_mlp,
 )
-from rollout.learners.unroll import UnrollSchema
+from rollout.learners.unroll import FLOAT32, UnrollSchema
 
 if TYPE_CHECKING:  # actors use this file too, and need no pydantic
     from rollout.experiment import MlpSettings
@@ -29,6 +29,7 @@ def make_network(settings: "MlpSettings", env: AnyEnv) -> NetworkSpec:
         settings.activation,
         settings.value_network,
         parts_of(env),
+        (settings.core.kind, settings.core.size) if settings.core else None,
     )
 
 
@@ -48,8 +49,10 @@ def head_of(env: AnyEnv) -> Head:
     return CategoricalHead(layout.choices) if layout.choices else GaussianHead(*layout.shape)
 
 
-def make_schema(env: AnyEnv, unroll_length: int, has_value: bool) -> UnrollSchema:
-    """What the unrolls of an environment look like."""
+def make_schema(
+    env: AnyEnv, unroll_length: int, has_value: bool, core_size: int = 0
+) -> UnrollSchema:
+    """What the unrolls of an environment look like, and of a network that remembers so much."""
     shown, taken = observation_layout(env.observation_space), action_layout(env.action_space)
     return UnrollSchema(
         unroll_length=unroll_length,
@@ -59,7 +62,8 @@ def make_schema(env: AnyEnv, unroll_length: int, has_value: bool) -> UnrollSchem
         action_dtype=taken.dtype.str,
         has_value=has_value,
         mask_size=taken.mask_size if hasattr(env, "action_mask") else 0,
-        state_bytes=state_bytes(env),
+        state_bytes=state_bytes(env) + FLOAT32.itemsize * core_size,
         state_fields=state_fields(env),
+        core_size=core_size,
         has_no_ops=isinstance(env, ForeignEnv) and env.has_no_ops,
     )

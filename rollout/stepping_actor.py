@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from rollout.acting import (
+    EnvsWithPolicy,
     UnrollBuffer,
     Workspace,
     check_network,
-    check_weights,
     load_with_policy,
     read_only,
 )
@@ -27,7 +27,7 @@ TEMPLATE = Path(__file__).parent / "choosing_kernel.py"
 CLOCK_RECORD = np.dtype([("clock", philox.CLOCK)])  # of an environment that is nothing else
 
 
-class SteppingActor:
+class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
     """N environments with a policy: each `act` is one unroll, as UnrollActor's.
 
     The policy chooses for all of them at once, in the same bits as in the compiled loop; then
@@ -42,13 +42,11 @@ class SteppingActor:
         position: np.ndarray | None = None,
     ) -> None:
         """position: int64 [1], becomes i * T + t before step t of environment i."""
-        self.envs = envs
+        super().__init__(envs, network, schema)
         if position is not None:
             envs.say_position(position, schema.unroll_length)
-        self.buffer = UnrollBuffer(schema, envs.num_envs)
         self._began = envs.clocks  # at the unroll's start
-        self._num_parameters, self._num_outputs = network.num_parameters, network.head.num_outputs
-        self._workspace = Workspace(network)
+        self._num_outputs = network.head.num_outputs
         self._kernels = load_choosing_kernels(envs.env, network, schema)
         unroll, has_value = self.buffer.fixed, schema.has_value
         no_value = np.zeros(envs.num_envs, np.float32)
@@ -74,9 +72,6 @@ class SteppingActor:
             for t in range(schema.unroll_length)
         ]
 
-    def __repr__(self) -> str:
-        return f"SteppingActor({self.envs!r})"
-
     def act(self, weights: np.ndarray, greedy: bool = False) -> memoryview:
         """Act T steps with the flat vector `weights`; the payload is valid until the next call.
 
@@ -84,28 +79,37 @@ class SteppingActor:
         another shape than the network's, and EnvError for what an environment returns that cannot
         be.
         """
-        check_weights(weights, self._num_parameters)
+        self._begin_unroll(weights)
         packed, scratch, noise, _ = self._workspace.kernel_arguments()
         self._kernels.pack_weights(weights, packed)
         unroll, envs = self.buffer.fixed, self.envs
         clocks = envs.clocks.view(np.uint8)
         self._began = envs.clocks.copy()
         finals = episodes = 0
+        final_cores = []
         unroll.observation[0] = envs.observation()
         for t, (chosen, stepped) in enumerate(zip(self._choosing, self._stepping, strict=True)):
-            self._kernels.choose_all(clocks, packed, scratch, noise, greedy, *chosen)
+            self._kernels.choose_all(
+                clocks, self.core_state, packed, scratch, noise, greedy, *chosen
+            )
             if not np.isfinite(unroll.behavior_log_prob[t]).all():
                 self._check_finite(t, finals)  # before the environments are given such actions
             for end in envs.step(*stepped, t):
                 episodes = self._put_episode(end, t, episodes)
                 finals = self._put_final(end, t, finals)
+                if end.final_observation is not None:
+                    final_cores.append(self.core_state[end.env].copy())
+                self.core_state[end.env] = 0.0
+            if self.buffer.schema.has_no_ops:
+                self.core_state[unroll.no_op[t]] = 0.0
         self._check_finite(len(self._choosing), finals)
         if self.buffer.schema.has_value:
             room = self.buffer.room
-            self._evaluate(weights, unroll.observation[-1], unroll.value[-1])
-            self._evaluate(weights, room.final_observation[:finals], room.final_value[:finals])
-        self.buffer.put_states(envs.snapshot())
-        return self.buffer.seal(finals, episodes)
+            self._evaluate(weights, unroll.observation[-1], self.core_state, unroll.value[-1])
+            final_core = np.reshape(final_cores, (finals, -1)).astype(np.float32)
+            final_observation, final_value = room.final_observation, room.final_value
+            self._evaluate(weights, final_observation[:finals], final_core, final_value[:finals])
+        return self._end_unroll(finals, episodes)
 
     def _put_episode(self, end: EpisodeEnd, t: int, episodes: int) -> int:
         room = self.buffer.room
@@ -122,11 +126,18 @@ class SteppingActor:
         room.final_observation[finals] = end.final_observation
         return finals + 1
 
-    def _evaluate(self, weights: np.ndarray, observation: np.ndarray, value: np.ndarray) -> None:
-        """Write the values [N] of observations [N, …]."""
+    def _evaluate(
+        self,
+        weights: np.ndarray,
+        observation: np.ndarray,
+        core_state: np.ndarray,
+        value: np.ndarray,
+    ) -> None:
+        """Write the values [N] of observations [N, …] in core states [N, …]."""
         packed, scratch, *_ = self._workspace.kernel_arguments()
         outputs = np.zeros((len(value), self._num_outputs), np.float32)
-        self._kernels.evaluate(weights, packed, scratch, observation, outputs, value)
+        core_state = core_state.copy()  # which becomes the next one
+        self._kernels.evaluate(weights, packed, scratch, observation, core_state, outputs, value)
 
     def _check_finite(self, steps: int, finals: int) -> None:
         """Raises EnvError if an observation, or a reward, is not; the position is where, then.
@@ -189,6 +200,7 @@ def _load_choosing_kernels(env: ForeignEnv, network: NetworkSpec, schema: Unroll
         "pack_weights": (read_only(np.zeros(network.num_parameters, np.float32)), packed),
         "choose_all": (
             np.zeros(2, CLOCK_RECORD).view(np.uint8),
+            np.zeros((2, network.core_size), np.float32),
             packed,
             scratch,
             noise,

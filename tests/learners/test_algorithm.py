@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rollout.learners import algorithm as algorithm_module
-from rollout.learners.algorithm import Algorithm, Metrics, mean_metrics
+from rollout.learners.algorithm import Algorithm, Inputs, Metrics, mean_metrics
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.learners.optimizer import NonFiniteLossError
@@ -24,7 +24,7 @@ class ReinforceSettings(Settings):
 
 
 class Rows(NamedTuple):
-    observation: torch.Tensor
+    inputs: Inputs
     action: torch.Tensor
     reward: torch.Tensor
 
@@ -35,8 +35,7 @@ class Reinforce(Algorithm[ReinforceSettings]):
     Settings = ReinforceSettings
 
     def update(self, batch: Batch, update_index: int, fraction_done: float) -> dict[str, float]:
-        columns = (batch.observation[:-1], batch.action, batch.reward)
-        rows = Rows(*map(self.as_rows, columns))
+        rows = Rows(self.inputs(batch), self.as_rows(batch.action), self.as_rows(batch.reward))
         steps = [
             self.step(self.loss, minibatch, self.settings.learning_rate, max_grad_norm=1.0)
             for minibatch in self.minibatches(rows, 4, update_index, epoch=0)
@@ -44,7 +43,7 @@ class Reinforce(Algorithm[ReinforceSettings]):
         return mean_metrics(steps)
 
     def loss(self, rows: Rows) -> tuple[torch.Tensor, Metrics]:
-        policy, _ = self.network(rows.observation)
+        policy, _ = self.network(*rows.inputs)
         loss = -(policy.log_prob(rows.action) * rows.reward).mean()
         return loss, {"losses/policy_loss": loss}
 
@@ -56,7 +55,9 @@ def make_reinforce(seed: int = 1) -> Reinforce:
 
 def numbered_rows(count: int) -> Rows:
     numbers = torch.arange(count)
-    return Rows(numbers[:, None] * torch.ones(4), numbers, numbers.float())
+    nothing, never = torch.zeros(count, 0), torch.zeros(count, dtype=torch.bool)
+    inputs = Inputs(numbers[:, None] * torch.ones(4), nothing.bool(), nothing, never)
+    return Rows(inputs, numbers, numbers.float())
 
 
 def test_algorithm_of_ones_own_learns_from_a_batch() -> None:
@@ -80,7 +81,7 @@ def test_minibatches_hold_every_row_once_with_its_fields_together() -> None:
     assert [len(minibatch.action) for minibatch in minibatches] == [8, 8, 8]
     for minibatch in minibatches:
         assert torch.equal(minibatch.action.float(), minibatch.reward)
-        assert torch.equal(minibatch.action.float(), minibatch.observation[:, 2])
+        assert torch.equal(minibatch.action.float(), minibatch.inputs.observation[:, 2])
     seen = torch.cat([minibatch.action for minibatch in minibatches])
     assert seen.tolist() != list(range(24))
     assert sorted(seen.tolist()) == list(range(24))
@@ -112,8 +113,7 @@ def test_step_in_pieces_equals_the_step_in_one(
 ) -> None:
     batch = make_synthetic_batch(make_reinforce().network, 10, 2)
     whole = make_reinforce()
-    columns = (batch.observation[:-1], batch.action, batch.reward)
-    rows = Rows(*map(whole.as_rows, columns))
+    rows = Rows(whole.inputs(batch), whole.as_rows(batch.action), whole.as_rows(batch.reward))
     whole_metrics = whole.step(whole.loss, rows, 0.01, 1.0)
     monkeypatch.setitem(algorithm_module.MAX_ROWS, "cpu", max_rows)
     pieces = make_reinforce()

@@ -80,7 +80,7 @@ class PlainPPO:
         self.optimizer = torch.optim.Adam(self.parameters, lr=s.learning_rate, eps=s.adam_eps)
 
     def step(
-        self, observation, action, action_mask, old_log_prob, old_value, advantage, return_
+        self, observation, action_mask, action, old_log_prob, old_value, advantage, return_
     ) -> None:
         s = self.settings
         hidden = observation
@@ -123,7 +123,7 @@ def test_update_equals_that_of_plain_modules(settings: dict[str, Any]) -> None:
     ppo.update(batch, 0, fraction_done=0.0)
     for epoch in range(2):
         for minibatch in ppo.minibatches(ppo.rows(batch), 4, 0, epoch):
-            plain.step(*minibatch)
+            plain.step(*minibatch.inputs[:2], *minibatch[1:])
     for layer, linear in zip(SPEC.layers, plain.linears, strict=True):
         for name, parameter in (("weight", linear.weight.t()), ("bias", linear.bias)):
             ours = ppo.network.parameters[f"{layer.name}.{name}"]
@@ -214,17 +214,17 @@ def test_rows_are_the_steps_of_the_batch_with_advantages_by_the_settings() -> No
         gae_lambda=0.4,
     )
     expected = (
-        batch.observation[:-1],
         batch.action,
-        batch.action_mask,
         batch.behavior_log_prob,
         batch.value[:-1],
         advantage,
         advantage + batch.value[:-1],
     )
-    for name, row, column in zip(rows._fields, rows, expected, strict=True):
+    for name, row, column in zip(rows._fields[1:], rows[1:], expected, strict=True):
         found = row.numpy().reshape(column.shape)
         assert np.array_equal(found, column), f"{name} differs"
+    shown = rows.inputs.observation.numpy()
+    assert np.array_equal(shown.reshape(batch.observation[:-1].shape), batch.observation[:-1])
 
 
 def test_synthetic_batch_is_as_if_the_network_had_acted() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.learners.unroll import COLUMNS, TAILS, Batch, Unroll, UnrollSchema
+from rollout.learners.unroll import COLUMNS, STARTS_AND_ENDS, TAILS, Batch, Unroll, UnrollSchema
 
 SCHEMA = UnrollSchema(
     unroll_length=6,
@@ -43,7 +43,7 @@ def make_unroll(num_envs: int, seed: int = 0, schema: UnrollSchema = SCHEMA) -> 
 def part_of(unroll: Unroll, start: int, stop: int) -> Unroll:
     """What an actor with the environments start, …, stop - 1 would have sent."""
     arrays = {name: getattr(unroll, name)[:, start:stop] for name in COLUMNS}
-    arrays["env_state"] = unroll.env_state[start:stop]
+    arrays |= {name: getattr(unroll, name)[start:stop] for name in STARTS_AND_ENDS}
     for name in TAILS:
         kind = name.partition("_")[0]
         env = getattr(unroll, f"{kind}_env")

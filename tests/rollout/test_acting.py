@@ -17,6 +17,7 @@ from rollout.envs import EnvError, Envs, Outcome, philox
 from rollout.envs.classic.cartpole import CartPole
 from rollout.envs.diagnostic.counting import Counting
 from rollout.learners.initialization import initial_parameters
+from rollout.learners.layers import Dense
 from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
 from rollout.learners.unroll import COLUMNS, TAILS, Unroll
 from rollout.policy_kernel import BLOCK
@@ -313,6 +314,7 @@ def forward_in_torch(network: NetworkSpec, weights: np.ndarray, rows: np.ndarray
     buffers = {"observation": torch.from_numpy(rows.astype(np.float32))}
     functions = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda x: x}
     for layer in network.layers:
+        assert isinstance(layer, Dense)
         weight = network.parameter(f"{layer.name}.weight").view(flat)
         bias = network.parameter(f"{layer.name}.bias").view(flat)
         buffers[layer.name] = functions[layer.activation](buffers[layer.source] @ weight + bias)

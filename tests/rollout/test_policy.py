@@ -11,6 +11,7 @@ from rollout import policy as policy_module
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.errors import OperatorError
 from rollout.learners.initialization import initial_parameters
+from rollout.learners.layers import Dense
 from rollout.learners.network import OBSERVATION
 from rollout.policy import Policy, evaluation_seed, load_policy
 
@@ -30,6 +31,7 @@ def twin_logits(policy: Policy, observation: np.ndarray) -> np.ndarray:
     network, parameters = policy.network, policy.parameters.astype(np.float64)
     buffers = {OBSERVATION: observation.astype(np.float64)}
     for layer in network.layers:
+        assert isinstance(layer, Dense)
         weight = network.parameter(f"{layer.name}.weight").view(parameters)
         bias = network.parameter(f"{layer.name}.bias").view(parameters)
         output = buffers[layer.source] @ weight + bias
@@ -39,7 +41,7 @@ def twin_logits(policy: Policy, observation: np.ndarray) -> np.ndarray:
 
 def test_logits_are_those_of_the_network(policy):
     np.testing.assert_allclose(
-        policy.outputs(OBSERVATIONS), twin_logits(policy, OBSERVATIONS), atol=1e-5
+        policy.outputs(OBSERVATIONS)[0], twin_logits(policy, OBSERVATIONS), atol=1e-5
     )
 
 
@@ -50,9 +52,9 @@ def test_deterministic_action_is_the_likeliest(policy):
 
 
 def test_one_observation_and_a_batch_of_them_agree(policy):
-    batch = policy.outputs(OBSERVATIONS)
+    batch, _ = policy.outputs(OBSERVATIONS)
     for row, observation in enumerate(OBSERVATIONS):
-        np.testing.assert_array_equal(policy.outputs(observation), batch[row])
+        np.testing.assert_array_equal(policy.outputs(observation)[0], batch[row])
         action = policy.act(observation)
         assert type(action) is int
         assert action == batch[row].argmax()
@@ -62,7 +64,7 @@ def test_numbers_of_a_neighbouring_type_are_welcome(policy):
     one = OBSERVATIONS[0]
     assert policy.act(one.tolist()) == policy.act(one.astype(np.float64)) == policy.act(one)
     np.testing.assert_array_equal(
-        policy.outputs(OBSERVATIONS[::2]), policy.outputs(OBSERVATIONS[::2].copy())
+        policy.outputs(OBSERVATIONS[::2])[0], policy.outputs(OBSERVATIONS[::2].copy())[0]
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rollout.envs import kernels
 from rollout.learners.initialization import initial_parameters
+from rollout.learners.layers import Dense
 from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
 from rollout.policy_kernel import (
     BLOCK,
@@ -101,6 +102,7 @@ def in_torch(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
     flat = torch.from_numpy(weights)
     buffers = {"observation": torch.from_numpy(observation)}
     for layer in spec.layers:
+        assert isinstance(layer, Dense)
         weight = spec.parameter(f"{layer.name}.weight").view(flat)
         bias = spec.parameter(f"{layer.name}.bias").view(flat)
         out = buffers[layer.source] @ weight + bias
@@ -121,6 +123,7 @@ def in_float64(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
     for r, row in enumerate(observation.astype(np.float64)):
         buffers = {"observation": row}
         for layer in spec.layers:
+            assert isinstance(layer, Dense)
             weight = spec.parameter(f"{layer.name}.weight").view(flat)
             bias = spec.parameter(f"{layer.name}.bias").view(flat)
             out = np.zeros(layer.outputs)
