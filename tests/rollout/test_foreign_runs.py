@@ -261,6 +261,8 @@ def run_command(env_id: str, *overrides: str) -> subprocess.CompletedProcess[str
         ({"how": "reset"}, "reset returned dict, wanted (observation, info)"),
         ({"how": "four", "at": 1}, "step returned (dict, float, bool, dict), wanted (observ"),
         ({"how": "shape", "at": 1}, "observation['place'] has shape [2], wanted []"),
+        ({"how": "nan", "at": 1}, "['place'] is nan at [0], wanted a finite number"),
+        ({"how": "no end", "at": 1}, "terminated is None, wanted a bool"),
         ({"how": "raise", "at": 1}, "fails in its first reset or step, at "),
     ],
 )
