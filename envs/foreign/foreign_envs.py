@@ -206,8 +206,8 @@ def flag(value: Any, which: str, name: str) -> bool:
 
     Whatever else may be had as a bool, None or info, has come to the wrong place.
     """
-    if value is True or value is False:
-        return value
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
     found = np.asarray(value)
     if found.size != 1 or found.dtype.kind not in "biuf":
         raise EnvError(f"{name}: {which} is {value!r}, wanted a bool")
