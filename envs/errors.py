@@ -16,7 +16,8 @@ def raised_at(error: BaseException) -> str:
     """
     places = []
     for frame, line in traceback.walk_tb(error.__traceback__):
-        file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+        file, spec = frame.f_code.co_filename, frame.f_globals.get("__spec__")
+        module = spec.name if spec else str(frame.f_globals.get("__name__"))  # with -m, "__main__"
         package = module.partition(".")[0]
         if package != "rollout":
             is_installed = not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)

@@ -72,7 +72,8 @@ def pickled_env(env: Any, env_id: str) -> bytes:
     try:
         return pickled(env)
     except Exception as error:
-        culprit = _culprit(_Part(env, env_id.removeprefix(OBJECT)), error)
+        whole = _Part(env, env_id.removeprefix(OBJECT))
+        culprit = _culprit(whole, error, set()) or f"{whole} ({error})"
         raise EnvError(
             f"environment {env_id!r} cannot be sent to the processes that act: {culprit}; make it "
             "where it is used, so that each process has its own"
@@ -145,18 +146,21 @@ class _Part:
         return f"{self.place}{used} is a {of}{kind.__qualname__}"
 
 
-def _culprit(part: _Part, error: Exception) -> str:
-    """The innermost part that cannot be pickled, and why."""
-    seen: set[int] = set()
-    while True:
-        seen.add(id(part.value))
-        for inner in _parts(part):
-            inner_error = None if id(inner.value) in seen else _error_of(inner.value)
-            if inner_error is not None:
-                part, error = inner, inner_error
-                break
-        else:
-            return f"{part} ({error})"
+def _culprit(part: _Part, error: Exception, seen: set[int]) -> str:
+    """The innermost part that cannot be pickled, and why.
+
+    seen: ids of what others blame. Nothing for a part that fails by those alone, such as a method
+    by its class, which `super()` uses.
+    """
+    seen.add(id(part.value))
+    is_innermost = True
+    for inner in _parts(part):
+        inner_error = _error_of(inner.value)
+        if inner_error is not None:
+            is_innermost = False
+            if id(inner.value) not in seen and (culprit := _culprit(inner, inner_error, seen)):
+                return culprit
+    return f"{part} ({error})" if is_innermost else ""
 
 
 def _error_of(value: Any) -> Exception | None:

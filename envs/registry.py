@@ -12,7 +12,7 @@ import gymnasium
 from rollout.env_source import OBJECT, EnvSource
 from rollout.envs.compiled_env import CompiledEnv
 from rollout.envs.errors import EnvError, raised_at
-from rollout.envs.foreign.finding import PREFIXES, from_maker, from_package, is_maker
+from rollout.envs.foreign.finding import GYMNASIUM, PREFIXES, from_maker, from_package, is_maker
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.import_path import first_on_path, shadowed
 
@@ -160,6 +160,8 @@ def _nearest(env_id: str, folder: str) -> str:
     file = os.path.join(*module.split(".")) + ".py" if module.strip(".") else ""
     if not path.startswith("..") and os.path.isfile(os.path.join(folder, file)):
         return f"which environment of {file}? say {module}:{env_id.partition(':')[2] or 'Name'}"
+    if env_id in gymnasium.registry:
+        return f"did you mean {GYMNASIUM}{env_id}?"
     near = difflib.get_close_matches(env_id, BUNDLED, n=1, cutoff=0.4)
     return f"did you mean {near[0]}?" if near else f"bundled are {', '.join(BUNDLED)}"
 

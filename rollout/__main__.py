@@ -1,6 +1,11 @@
 """The command `rollout`, also as `python -m rollout`."""
 
+import faulthandler
 import signal
+
+# A segmentation fault of an environment that is made in this process, to see its spaces, names its
+# line.
+faulthandler.enable(all_threads=False)
 
 # Ctrl-C simply ends a command, and at once, also while it is still importing. `rollout train` has
 # handlers of its own while there is something to save.

@@ -5,6 +5,8 @@ Or until its memory has grown too far: then it ends by itself, and its next life
 
 import itertools
 
+import numpy as np
+
 from rollout import control
 from rollout.acting import UnrollActor
 from rollout.actor_memory import MemoryWatch
@@ -30,6 +32,7 @@ def run_actor(
     incarnation: int,
 ) -> control.ActorOutgrew:
     """Act one share after the other; a share ends when the environments are cut anew."""
+    np.random.seed()  # else every actor forked, and each of its lives, draws the template's numbers
     memory = MemoryWatch(plan.max_actor_memory)
     mine = Slot(page, slot)
     outbox = Outbox(plan, actor, incarnation)

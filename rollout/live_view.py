@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -296,7 +297,7 @@ def next_commands(run: RunDirectory) -> Iterator[str]:
     from rollout.envs.registry import can_render  # with Gymnasium behind it: slow to import
 
     if can_render(run.experiment.env.find()):
-        name = env_id.rpartition(":")[2].partition("-")[0].lower()
+        name = Path(env_id.rpartition(":")[2]).name.partition("-")[0].lower()  # without ALE/
         yield f"rollout eval {place} --video {name}.gif"
     yield f"tensorboard --logdir {place}"
 

@@ -201,6 +201,19 @@ def five_values(answer: Any, name: str) -> tuple[Any, Any, Any, Any, Any]:
     )
 
 
+def flag(value: Any, which: str, name: str) -> bool:
+    """`terminated` or `truncated`. Raises EnvError if it is neither a bool nor a number.
+
+    Whatever else may be had as a bool, None or info, has come to the wrong place.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    found = np.asarray(value)
+    if found.size != 1 or found.dtype.kind not in "biuf":
+        raise EnvError(f"{name}: {which} is {value!r}, wanted a bool")
+    return bool(found.item())
+
+
 def two_values(answer: Any, name: str) -> tuple[Any, Any]:
     """What `reset` returned. Raises EnvError if it is not that."""
     if isinstance(answer, tuple) and len(answer) == 2:

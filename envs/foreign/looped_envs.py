@@ -10,7 +10,13 @@ from rollout.envs.errors import EnvError
 from rollout.envs.foreign.actions import action_reader
 from rollout.envs.foreign.closing import close
 from rollout.envs.foreign.foreign_env import PICTURES, ForeignEnv
-from rollout.envs.foreign.foreign_envs import ForeignEnvs, Stepped, five_values, two_values
+from rollout.envs.foreign.foreign_envs import (
+    ForeignEnvs,
+    Stepped,
+    five_values,
+    flag,
+    two_values,
+)
 from rollout.envs.foreign.observations import Misfit, observation_writer
 from rollout.envs.foreign.plain_data import NotPlain
 from rollout.envs.foreign.saved_state import StateSaver
@@ -142,8 +148,8 @@ class LoopedEnvs(ForeignEnvs):
                 shown, reward, is_terminated, is_truncated, _ = five_values(answer, name)
                 write(row, shown)
                 rewards.append(reward)
-                terminations.append(bool(is_terminated))
-                truncations.append(bool(is_truncated))
+                terminations.append(flag(is_terminated, "terminated", name))
+                truncations.append(flag(is_truncated, "truncated", name))
         except Misfit as error:
             raise EnvError(f"{name}: {error}") from None
         return Stepped(rewards, terminations, truncations, None, lambda i: observation[i].copy())

@@ -127,7 +127,7 @@ def batch_writer(space: Space, batched: Space) -> Write:
 
 
 def check_bounds(space: Space, row: Any, keys: str = "") -> None:
-    """Raises Misfit where a row of the kit's `space` lies outside of it.
+    """Raises Misfit where a row of the kit's `space` lies outside of it, or is not finite.
 
     keys: where in an observation this is.
     """
@@ -137,7 +137,10 @@ def check_bounds(space: Space, row: Any, keys: str = "") -> None:
         for name, entry in space.spaces.items():
             check_bounds(entry, inner[name], f"{keys}[{name!r}]")
     elif isinstance(space, Box):
-        is_outside = (row < space.low) | (row > space.high)  # NaN is told elsewhere
+        if space.dtype.kind == "f" and not np.isfinite(row).all():
+            place = tuple(np.argwhere(~np.isfinite(row))[0].tolist())
+            raise Misfit(f"{keys} is {row[place]} at {list(place)}, wanted a finite number".strip())
+        is_outside = (row < space.low) | (row > space.high)
         if is_outside.any():
             place = tuple(np.argwhere(is_outside)[0].tolist())
             raise Misfit(

@@ -60,9 +60,10 @@ def try_out(env: ForeignEnv, seed: int) -> None:
     except Misfit as error:
         raise EnvError(f"environment {env.__name__!r}: {error}") from None
     except Exception as error:
+        place = raised_at(error)
         raise EnvError(
-            f"environment {env.__name__!r} fails in its first reset or step, at "
-            f"{raised_at(error)}: {type(error).__name__}: {error}"
+            f"environment {env.__name__!r} fails in its first reset or step"
+            f"{f', at {place}' if place else ''}: {type(error).__name__}: {error}"
         ) from error
     finally:
         if envs is not None:

@@ -195,7 +195,9 @@ def _be_child(path: Path, python: bool, report_to: int) -> None:
 
     processes.die_with_parent(os.getppid())
     if python:
-        faulthandler.enable()  # compiled, it would show none of the author's lines
+        faulthandler.enable()
+    else:
+        faulthandler.disable()  # it would show none of the author's lines
     failure = load_failure(path)
     load_code(failure, jit=not python)
     os.write(report_to, b"began\n")

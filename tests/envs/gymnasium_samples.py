@@ -77,6 +77,10 @@ class Walk(gymnasium.Env):
             return (observation, np.nan, *rest[1:])
         if self.how == "no reward":
             return (observation, None, *rest[1:])
+        if self.how == "no end":
+            return (observation, rest[0], None, *rest[2:])
+        if self.how == "info first":
+            return (observation, rest[0], {}, *rest[1:3])
         if self.how == "text":
             return (observation, "one", *rest[1:])
         if self.how == "shape":

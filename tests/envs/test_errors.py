@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from rollout.envs.errors import raised_at
@@ -45,3 +46,11 @@ def test_there_is_no_place_where_all_frames_are_ours():
     assert error.__traceback__ is not None
     assert raised_at(error.with_traceback(error.__traceback__.tb_next)) == ""
     assert raised_at(ValueError("never raised")) == ""
+
+
+def test_module_of_ours_that_is_run_has_no_place():
+    ran = {"__name__": "__main__", "__spec__": ModuleSpec("rollout.template", None)}
+    exec("def fail():\n    raise ValueError", ran)
+    error = caught(ran["fail"])
+    assert error.__traceback__ is not None
+    assert raised_at(error.with_traceback(error.__traceback__.tb_next)) == ""

@@ -1,5 +1,6 @@
 """Foreign environments as an experiment names them: wrappers, and interfaces of old."""
 
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -148,6 +149,17 @@ def test_package_that_is_not_there_names_what_installs_it():
     )
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     assert "pip install 'rollout-cluster[box2d]'" in ended.stderr
+
+
+def test_crash_while_it_is_made_names_the_line(tmp_path):
+    (tmp_path / "crash.py").write_text(
+        "import ctypes\nimport gymnasium\n\nclass Crash(gymnasium.Env):\n"
+        "    def __init__(self):\n        ctypes.string_at(0)\n"
+    )
+    command = [sys.executable, "-P", "-m", "rollout", "envs", "crash:Crash"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ended.returncode == -signal.SIGSEGV
+    assert f'File "{tmp_path}/crash.py", line 6 in __init__' in ended.stderr
 
 
 class Deep(gymnasium.Env):

@@ -141,6 +141,21 @@ class Config:
 CONFIG = Config()
 
 
+def locked_walk() -> type:
+    """A class of a function's, whose first method fails only by the class itself."""
+
+    class Locked(Walk):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)
+
+        def step(self, action):
+            with LOCK:
+                return super().step(action)
+
+    Locked.__module__ = Locked.reset.__module__ = Locked.step.__module__ = "__main__"
+    return Locked
+
+
 @pytest.mark.parametrize(
     ("env", "said"),
     [
@@ -155,6 +170,7 @@ CONFIG = Config()
         ),
         (local(x=property(of_main(lambda self: LOCK))), "LOCK, which Local.x uses, is a _thread.l"),
         (local(x=staticmethod(of_main(lambda: LOCK))), "LOCK, which Local.x uses, is a _thread.l"),
+        (locked_walk(), "LOCK, which Local.step uses, is a _thread.lock"),
         (type("Inner", (local(lock=LOCK),), {}), "Local.lock is a _thread.lock"),
     ],
 )

@@ -58,6 +58,7 @@ def test_environment_is_found_in_the_current_folder_and_in_packages(folder):
         ("", "unknown environment ''"),
         (":Name", "unknown environment ':Name'"),
         ("module:", "unknown environment 'module:'"),
+        ("LunarLander-v3", "did you mean gymnasium:LunarLander-v3?"),
         ("no_such_module:Name", "no module 'no_such_module'"),
         ("no_such.module:Name", "no module 'no_such'"),
         ("rollout.envs.nothing:Name", "no module 'rollout.envs.nothing'"),

@@ -220,6 +220,26 @@ def test_environment_that_starts_threads_is_imported_by_each_actor(places, tmp_p
     assert summary is not None and summary["ledger"]["balance"] == 0
 
 
+def test_global_generators_give_each_actor_other_numbers(places, tmp_path, monkeypatch):
+    """Those of actors that were forked from one process."""
+    monkeypatch.chdir(tmp_path)
+    Path("worlds.py").write_text(Path(samples.__file__).read_text())
+    Path("careless.py").write_text(
+        "import random\n\nimport numpy as np\nfrom worlds import Walk\n\n"
+        "np.random.seed(0)\n\nclass Careless(Walk):\n    def step(self, action):\n"
+        "        with open('drawn', 'a') as file:\n"
+        "            print(np.random.random(), random.random(), file=file)\n"
+        "        return super().step(action)\n"
+    )
+    ended = run_command("careless:Careless")
+    places.assert_gone()
+    assert ended.returncode == 0, ended.stderr
+    drawn = np.loadtxt("drawn")
+    assert len(drawn) >= 512
+    for column in drawn.T:
+        assert len(set(column)) == len(column), "two processes have drawn the same"
+
+
 def run_replay(file: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "rollout", "replay", str(file)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
@@ -245,6 +265,8 @@ def run_command(env_id: str, *overrides: str) -> subprocess.CompletedProcess[str
         ({"how": "reset"}, "reset returned dict, wanted (observation, info)"),
         ({"how": "four", "at": 1}, "step returned (dict, float, bool, dict), wanted (observ"),
         ({"how": "shape", "at": 1}, "observation['place'] has shape [2], wanted []"),
+        ({"how": "nan", "at": 1}, "['place'] is nan at [0], wanted a finite number"),
+        ({"how": "no end", "at": 1}, "terminated is None, wanted a bool"),
         ({"how": "raise", "at": 1}, "fails in its first reset or step, at "),
     ],
 )

@@ -14,8 +14,10 @@ from rollout.live_view import (
     TableView,
     final_report,
     make_view,
+    next_commands,
     progress_table,
 )
+from rollout.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -194,6 +196,13 @@ def test_report_says_that_the_goal_was_reached_where_the_run_is_and_what_to_type
         f"  rollout eval '{run.path}' --video cartpole.gif",
         f"  tensorboard --logdir '{run.path}'",
     ]
+
+
+def test_video_of_an_environment_in_a_namespace_needs_no_folder(make_experiment, tmp_path):
+    experiment = make_experiment("gymnasium:rollout/CartPole-v1")
+    with RunDirectory.create(experiment, tmp_path / "run") as run:
+        commands = list(next_commands(run))
+    assert f"rollout eval {run.path} --video cartpole.gif" in commands
 
 
 def test_report_says_why_episodes_were_lost(make_run, make_summary):

@@ -191,6 +191,8 @@ def test_environments_that_are_taken_over_begin_their_next_episode():
         ("nan reward", "the reward is nan, wanted a finite number"),
         ("no reward", "the reward is nan, wanted a finite number"),
         ("text", "the reward is 'one', wanted a number"),
+        ("no end", "terminated is None, wanted a bool"),
+        ("info first", "terminated is {}, wanted a bool"),
         ("shape", "observation['place'] has shape [2], wanted []"),
         ("missing", "wanted exactly ['my-key', 'place', 'seen'] in it"),
         ("category", "observation['seen'][0] is 7, wanted an integer from -1 to 1"),
