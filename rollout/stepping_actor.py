@@ -106,7 +106,7 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         if self.buffer.schema.has_value:
             room = self.buffer.room
             self._evaluate(weights, unroll.observation[-1], self.core_state, unroll.value[-1])
-            final_core = np.reshape(final_cores, (finals, -1)).astype(np.float32)
+            final_core = np.array(final_cores, np.float32).reshape(finals, self.core_state.shape[1])
             final_observation, final_value = room.final_observation, room.final_value
             self._evaluate(weights, final_observation[:finals], final_core, final_value[:finals])
         return self._end_unroll(finals, episodes)

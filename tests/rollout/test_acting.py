@@ -19,7 +19,7 @@ from rollout.envs.diagnostic.counting import Counting
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.layers import Dense
 from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
-from rollout.learners.unroll import COLUMNS, TAILS, Unroll
+from rollout.learners.unroll import COLUMNS, STARTS_AND_ENDS, TAILS, Unroll
 from rollout.policy_kernel import BLOCK
 from rollout.shapes import make_schema
 
@@ -88,7 +88,9 @@ class Evaluate:
         logits = np.zeros((rows, self.network.head.num_outputs), np.float32)
         value = np.zeros(rows, np.float32)
         work = (self.workspace.packed, self.workspace.scratch)
-        self.kernels.evaluate(weights, *work, np.ascontiguousarray(observation), logits, value)
+        core_state = np.zeros((len(value), 0), np.float32)
+        rows = np.ascontiguousarray(observation)
+        self.kernels.evaluate(weights, *work, rows, core_state, logits, value)
         return logits, value
 
 
@@ -231,7 +233,9 @@ def test_any_split_over_actors_gives_the_same_unrolls(case, data):
             moved = {n: getattr(part, n) + np.int32(start) for n in ("final_env", "episode_env")}
             parts.append(replace(part, **moved))
         joined = {n: np.concatenate([getattr(p, n) for p in parts], axis=1) for n in COLUMNS}
-        joined |= {n: np.concatenate([getattr(p, n) for p in parts]) for n in ("env_state", *TAILS)}
+        joined |= {
+            n: np.concatenate([getattr(p, n) for p in parts]) for n in (*STARTS_AND_ENDS, *TAILS)
+        }
         assert_same(in_time_order(Unroll(**joined)), wanted)
     snapshots = [actor.envs.snapshot() for actor in actors]
     assert b"".join(snapshots) == whole.envs.snapshot()
