@@ -84,8 +84,7 @@ class RunDirectory:
         """
         place = Path(path)
         if not (place / "config.toml").is_file():
-            what = "not a run (it holds no config.toml)" if place.exists() else "no such directory"
-            raise OperatorError(f"{place}: {what}; {_known_runs(place)}")
+            raise no_run(place)
         return cls(place, load_experiment(place / "config.toml", env=env), None)
 
     @classmethod
@@ -294,6 +293,12 @@ def _sign(lock: int) -> None:
 def _not_empty(place: Path) -> OperatorError:
     what = "holds a run already" if (place / "config.toml").exists() else "is not empty"
     return OperatorError(f"{place}: {what}; --run-dir wants a new or an empty directory")
+
+
+def no_run(place: Path) -> OperatorError:
+    """The error of who named a place that is no run."""
+    what = "not a run (it holds no config.toml)" if place.exists() else "no such directory"
+    return OperatorError(f"{place}: {what}; {_known_runs(place)}")
 
 
 def _known_runs(place: Path) -> str:
