@@ -290,6 +290,7 @@ def next_commands(run: RunDirectory) -> Iterator[str]:
     env_id = run.experiment.env.id
     if run.experiment.env.given is not None:
         yield f"policy = rollout.load_policy({str(run.path)!r}, env={env_id.partition(':')[2]})"
+        yield f"rollout plot {place}"
         yield f"tensorboard --logdir {place}"
         return
     yield f"rollout eval {place}"
@@ -298,6 +299,7 @@ def next_commands(run: RunDirectory) -> Iterator[str]:
     if can_render(run.experiment.env.find()):
         name = env_id.rpartition(":")[2].partition("-")[0].lower()
         yield f"rollout eval {place} --video {name}.gif"
+    yield f"rollout plot {place}"
     yield f"tensorboard --logdir {place}"
 
 

@@ -9,6 +9,7 @@ failures/         one file per failing environment, for `rollout replay`
 fleet.msgpack     as long as the run goes on: how further actors join it
 run.log           what happened besides
 summary.json      at the end; see summary.py
+learning_curve.png  drawn by `rollout plot`
 lock              held, by flock, as long as a process writes into this directory
 """
 
