@@ -135,7 +135,7 @@ def play_runs(
     """Play their policies; see `evaluate`."""
     found = []
     for number, run in enumerate(runs, 1):
-        place = f"{run.path} (run {number} of {len(runs)})" if len(runs) > 1 else str(run.path)
+        place = f"run {number} of {len(runs)}: " if len(runs) > 1 else ""
         found.append(
             RunEvaluation(
                 run, *(_play(run.policy, episodes, seed, kind, place, tell) for kind in KINDS)
@@ -155,6 +155,6 @@ def _play(
 ) -> Episodes:
     def tell_count(played: int) -> None:
         if tell is not None:
-            tell(f"{place}: {kind}, {played:,} of {episodes:,} episodes")
+            tell(f"{place}{kind}, {played:,} of {episodes:,} episodes")
 
     return play_episodes(policy, episodes, kind == "deterministic", seed, tell_count)

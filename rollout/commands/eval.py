@@ -86,6 +86,7 @@ def eval(
         evaluation = play_runs(opened, episodes, seed, line.show)
     asked = {"seed": seed, "episodes": episodes}
     if len(opened) > 1:
+        _warn_of_equal_seeds(evaluation)
         found = asked | evaluation.as_dict()
         typer.echo(json.dumps(found, indent=2) if as_json else _tables(evaluation, found))
         return
@@ -97,6 +98,20 @@ def eval(
         num_steps = write_video(opened[0].policy, video, seed)
         found |= {"video": str(video), "video_steps": num_steps}
     typer.echo(json.dumps(found, indent=2) if as_json else _table(found))
+
+
+def _warn_of_equal_seeds(evaluation: "Evaluation") -> None:
+    for group in evaluation.groups:
+        by_seed: dict[int, list[str]] = {}
+        for run in (evaluation.runs[member].run for member in group.members):
+            by_seed.setdefault(run.checkpoint.experiment.seed, []).append(str(run.path))
+        for seed, paths in by_seed.items():
+            if len(paths) > 1:
+                typer.echo(
+                    f"rollout: {', '.join(paths)}: of one experiment and one seed, {seed}, so they "
+                    "count as several but tell no more than one; the interval is too narrow",
+                    err=True,
+                )
 
 
 def _table(found: dict[str, Any]) -> str:

@@ -39,14 +39,17 @@ def plot(
     ] = None,
     x: Annotated[Axis, typer.Option("--x", help="What the curves go over.")] = Axis.both,
 ) -> None:
-    """Draw learning curves: the mean return over environment steps and over seconds, as a PNG.
+    """Draw learning curves of runs, over steps and over seconds, as a PNG.
 
     Runs of one experiment, which differ in nothing but the seed and how long they ran, are one
     line: their mean, in a band from the least to the greatest of them, where all of them are;
     elsewhere they are thin lines of their own. Another experiment has another colour, another
-    environment panels of its own. A dashed grey line is the goal, stop.episode_return.
+    environment panels of its own. A dashed grey line is the goal, stop.episode_return. Runs may be
+    under way.
 
-    Runs may be under way. Needs matplotlib: pip install 'rollout-cluster[plots]'.
+    \b
+    Needs matplotlib:
+      pip install 'rollout-cluster[plots]'
 
     \b
     Example:

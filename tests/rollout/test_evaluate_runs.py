@@ -67,7 +67,7 @@ def test_who_listens_is_told_which_run_is_played(runs):
     told = []
     evaluate(runs[:2], 10, tell=told.append)
     assert len(told) == 4
-    assert told[2] == f"{runs[1]} (run 2 of 2): deterministic, 0 of 10 episodes"
+    assert told[2] == "run 2 of 2: deterministic, 0 of 10 episodes"
 
 
 def test_no_episodes_or_no_runs_is_a_mistake(runs):
@@ -113,6 +113,13 @@ def test_eval_of_several_runs_as_json_is_one_object(runs, capsys):
 def test_a_run_named_twice_is_one_run(runs, capsys):
     assert run_main("eval", str(runs[0]), str(runs[0]), "--episodes", "5", "--json") == 0
     assert json.loads(capsys.readouterr().out)["run"] == str(runs[0])
+
+
+def test_runs_of_one_seed_are_warned_of(runs, make_run, capsys):
+    again = make_run("CartPole-v1", "seed=2", where="runs/e").path
+    assert run_main("eval", *map(str, [*runs, again]), "--episodes", "5", "--json") == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"rollout: {runs[1]}, {again}: of one experiment and one seed, 2, so")
 
 
 def test_all_that_is_wrong_with_runs_is_told_before_anything_is_played(runs, capsys, monkeypatch):
