@@ -1,7 +1,8 @@
 """Train policies in CPU-heavy simulators: one experiment file, from a laptop to a cluster.
 
-`rollout.train(experiment)` trains, `rollout.load_policy(run)` loads what was trained. Importing
-this package is cheap; what it offers is imported when it is first used.
+`rollout.train(experiment)` trains, `rollout.load_policy(run)` loads what was trained, and
+`rollout.evaluate(runs)` says how good it is. Importing this package is cheap; what it offers is
+imported when it is first used.
 """
 
 import os
@@ -20,7 +21,11 @@ NEEDED = (
 )
 
 # Where each name a user may import from here is defined.
-_HOMES = {"train": "rollout.api", "load_policy": "rollout.policy"}
+_HOMES = {
+    "train": "rollout.api",
+    "load_policy": "rollout.policy",
+    "evaluate": "rollout.evaluate_runs",
+}
 
 
 def _check_links() -> None:

@@ -20,6 +20,7 @@ from rollout.commands.doctor import doctor
 from rollout.commands.envs import envs
 from rollout.commands.eval import eval
 from rollout.commands.new_env import new_env
+from rollout.commands.plot import plot
 from rollout.commands.replay import replay
 from rollout.commands.train import train
 from rollout.errors import RolloutError, require_linux
@@ -28,6 +29,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     train,
     actors,
     eval,
+    plot,
     replay,
     chaos,
     config,

@@ -4,6 +4,7 @@ Each episode has an environment of its own and is its first one. Counting all ep
 within some number of steps would favour short ones: an environment ends more of those.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,13 @@ import numpy as np
 
 from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
+from rollout.intervals import bootstrap_interval, interquartile_mean
 from rollout.policy import Policy, evaluation_seed
 
 CHUNK = 256  # environments played at once
 FOREIGN_CHUNK = 16  # of those that Python steps, which may be large
 UNROLL_LENGTH = 128
 MAX_STEPS = 100_000  # of one episode, where the environment has no limit of its own
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +33,7 @@ class Episodes:
 
     def as_dict(self) -> dict[str, Any]:
         """What is worth knowing of them, for people and programs."""
-        return {
-            "mean": float(self.returns.mean()),
-            "interval_95": list(bootstrap_interval(self.returns)),
+        return averages([self]) | {
             "median": float(np.median(self.returns)),
             "min": float(self.returns.min()),
             "max": float(self.returns.max()),
@@ -44,13 +43,32 @@ class Episodes:
         }
 
 
+def averages(runs: Sequence[Episodes]) -> dict[str, Any]:
+    """Mean and interquartile mean of the returns of several runs, as many episodes of each.
+
+    With the 95 % interval of either, see bootstrap_interval.
+    """
+    returns = np.stack([run.returns for run in runs])
+    return {
+        "mean": float(returns.mean()),
+        "interval_95": list(bootstrap_interval(returns)),
+        "iqm": float(interquartile_mean(returns.ravel())),
+        "iqm_interval_95": list(bootstrap_interval(returns, interquartile_mean)),
+    }
+
+
 def play_episodes(
-    policy: Policy, num_episodes: int, deterministic: bool, number: int = 0
+    policy: Policy,
+    num_episodes: int,
+    deterministic: bool,
+    number: int = 0,
+    tell: Callable[[int], None] | None = None,
 ) -> Episodes:
     """Play episodes, environment i's first one each; the same for whoever asks again.
 
     deterministic: take the likeliest action. number: of this evaluation; another number plays other
-    episodes. Raises EnvError if an episode does not end.
+    episodes. tell: is called with how many have been played, now and then. Raises EnvError if an
+    episode does not end.
     """
     seed = evaluation_seed(policy.experiment.seed, number)
     chunk, group = CHUNK, 1
@@ -58,10 +76,12 @@ def play_episodes(
         group = policy.env.group
         chunk = -(-FOREIGN_CHUNK // group) * group
     played = -(-num_episodes // group) * group  # whole games
-    parts = [
-        _play_chunk(policy, first, min(chunk, played - first), deterministic, seed)
-        for first in range(0, played, chunk)
-    ]
+    parts = []
+    for first in range(0, played, chunk):
+        if tell is not None:
+            tell(first)
+        num_envs = min(chunk, played - first)
+        parts.append(_play_chunk(policy, first, num_envs, deterministic, seed))
     columns = (np.concatenate(column)[:num_episodes] for column in zip(*parts, strict=True))
     return Episodes(*columns)
 
@@ -112,22 +132,3 @@ def make_player(
         first_env=first_env,
         pictures=pictures,
     )
-
-
-def bootstrap_interval(
-    values: np.ndarray, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """An interval for the mean (Efron's percentile bootstrap): means of resampled values.
-
-    The same for the same values.
-    """
-    generator = np.random.default_rng(seed)
-    at_once = max(1, 1_000_000 // len(values))
-    means = np.concatenate(
-        [
-            values[generator.integers(len(values), size=(min(at_once, left), len(values)))].mean(1)
-            for left in range(RESAMPLES, 0, -at_once)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)

@@ -291,6 +291,7 @@ def next_commands(run: RunDirectory) -> Iterator[str]:
     env_id = run.experiment.env.id
     if run.experiment.env.given is not None:
         yield f"policy = rollout.load_policy({str(run.path)!r}, env={env_id.partition(':')[2]})"
+        yield f"rollout plot {place}"
         yield f"tensorboard --logdir {place}"
         return
     yield f"rollout eval {place}"
@@ -299,6 +300,7 @@ def next_commands(run: RunDirectory) -> Iterator[str]:
     if can_render(run.experiment.env.find()):
         name = Path(env_id.rpartition(":")[2]).name.partition("-")[0].lower()  # without ALE/
         yield f"rollout eval {place} --video {name}.gif"
+    yield f"rollout plot {place}"
     yield f"tensorboard --logdir {place}"
 
 

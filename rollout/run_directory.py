@@ -9,6 +9,7 @@ failures/         one file per failing environment, for `rollout replay`
 fleet.msgpack     as long as the run goes on: how further actors join it
 run.log           what happened besides
 summary.json      at the end; see summary.py
+learning_curve.png  drawn by `rollout plot`
 lock              held, by flock, as long as a process writes into this directory
 """
 
@@ -84,8 +85,7 @@ class RunDirectory:
         """
         place = Path(path)
         if not (place / "config.toml").is_file():
-            what = "not a run (it holds no config.toml)" if place.exists() else "no such directory"
-            raise OperatorError(f"{place}: {what}; {_known_runs(place)}")
+            raise no_run(place)
         return cls(place, load_experiment(place / "config.toml", env=env), None)
 
     @classmethod
@@ -294,6 +294,12 @@ def _sign(lock: int) -> None:
 def _not_empty(place: Path) -> OperatorError:
     what = "holds a run already" if (place / "config.toml").exists() else "is not empty"
     return OperatorError(f"{place}: {what}; --run-dir wants a new or an empty directory")
+
+
+def no_run(place: Path) -> OperatorError:
+    """The error of who named a place that is no run."""
+    what = "not a run (it holds no config.toml)" if place.exists() else "no such directory"
+    return OperatorError(f"{place}: {what}; {_known_runs(place)}")
 
 
 def _known_runs(place: Path) -> str:

@@ -18,4 +18,13 @@ Overrides = Annotated[
     ),
 ]
 
+Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN",
+        help="Directories of runs; a folder of runs stands for all of them.",
+        show_default=False,
+    ),
+]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -4,14 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from rollout import evaluation
+from rollout import evaluate_runs, evaluation
 from rollout.cli import main
 from rollout.envs import EnvError, Envs, Outcome, find_env
-from rollout.evaluation import bootstrap_interval, play_episodes
+from rollout.evaluation import play_episodes
 from rollout.policy import Policy, evaluation_seed, load_policy
 
 ENDLESS = """
@@ -69,6 +66,13 @@ def test_only_the_first_episode_of_each_environment_counts(make_run):
     assert (played.returns >= 0 + 1 + 2 + 3 + 4).all()
 
 
+def test_who_listens_is_told_how_many_have_been_played(policy, monkeypatch):
+    monkeypatch.setattr(evaluation, "CHUNK", 3)
+    told = []
+    play_episodes(policy, 8, deterministic=True, tell=told.append)
+    assert told == [0, 3, 6]
+
+
 def test_episodes_that_outlast_an_unroll_are_whole(policy, monkeypatch):
     whole = play_episodes(policy, 12, deterministic=False)
     monkeypatch.setattr(evaluation, "UNROLL_LENGTH", 4)
@@ -121,37 +125,6 @@ def test_episode_that_does_not_end_is_an_error_that_says_what_to_do(
         play_episodes(policy, 3, deterministic=True)
 
 
-def test_interval_is_that_of_the_normal_approximation_where_it_holds():
-    values = np.random.default_rng(1).normal(10.0, 2.0, 400)
-    low, high = bootstrap_interval(values)
-    half = 1.96 * values.std() / np.sqrt(400)
-    np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.03)
-
-
-def test_interval_holds_the_true_mean_about_95_times_in_100():
-    generator = np.random.default_rng(2)
-    held = 0
-    for _ in range(200):
-        low, high = bootstrap_interval(generator.exponential(3.0, 60))
-        held += low <= 3.0 <= high
-    assert 0.89 <= held / 200 <= 0.98
-
-
-@given(arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e6, 1e6)))
-def test_interval_lies_among_the_values_and_is_always_the_same(values):
-    low, high = bootstrap_interval(values)
-    slack = 1e-9 * np.abs(values).max()
-    assert values.min() - slack <= low <= high <= values.max() + slack
-    assert (low, high) == bootstrap_interval(values)
-
-
-def test_interval_of_many_values_is_made_in_parts(monkeypatch):
-    values = np.random.default_rng(3).normal(0.0, 1.0, 1_100_000)
-    monkeypatch.setattr(evaluation, "RESAMPLES", 3)
-    low, high = bootstrap_interval(values)
-    assert abs(low) < 0.01 and abs(high) < 0.01
-
-
 def run_main(*arguments: str) -> int:
     """Run a command in this process; its exit status."""
     with pytest.raises(SystemExit) as caught:
@@ -202,7 +175,7 @@ def test_bad_arguments_are_refused_before_anything_is_played(
     def play(*_):
         raise AssertionError("played")
 
-    monkeypatch.setattr(evaluation, "play_episodes", play)
+    monkeypatch.setattr(evaluate_runs, "play_episodes", play)
     monkeypatch.chdir(tmp_path)
     assert run_main("eval", str(make_run().path), *arguments) == 2
     assert message in capsys.readouterr().err

@@ -194,6 +194,7 @@ def test_report_says_that_the_goal_was_reached_where_the_run_is_and_what_to_type
         "Next:",
         f"  rollout eval '{run.path}'",
         f"  rollout eval '{run.path}' --video cartpole.gif",
+        f"  rollout plot '{run.path}'",
         f"  tensorboard --logdir '{run.path}'",
     ]
 
