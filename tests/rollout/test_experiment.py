@@ -75,6 +75,7 @@ def test_smallest_experiment_has_the_documented_defaults(write):
             "hidden_sizes": (64, 64),
             "activation": "tanh",
             "value_network": "shared",
+            "core": None,
         },
         "algorithm": {
             "kind": "ppo",
