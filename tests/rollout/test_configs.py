@@ -21,6 +21,7 @@ LEARNING = {
     "acrobot_ppo": (300_000, -100.0),
     "breakout_minatar_ppo": (500_000, 5.0),
     "cartpole_ppo": (300_000, 300.0),
+    "memory_ppo": (100_000, 0.8),
     "mountain_car_continuous_ppo": (1_700_000, 40.0),
     "pendulum_ppo": (400_000, -500.0),
     # of other packages
