@@ -1,5 +1,7 @@
 """Recurrent networks: compiled acting against torch, and both against the equations, by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,6 @@ from rollout.acting import UnrollActor, read_only
 from rollout.envs.batch import Envs
 from rollout.envs.classic.cartpole import CartPole
 from rollout.envs.diagnostic.memory import Memory
-from rollout.learners.algorithm import Algorithm
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.layers import Gru, Lstm
 from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
@@ -30,7 +31,7 @@ class Short(CartPole):
     max_episode_steps = 13
 
 
-def recurrent(env, kind, value_network="shared", size=9) -> NetworkSpec:
+def recurrent(env: Any, kind: Any, value_network: Any = "shared", size: int = 9) -> NetworkSpec:
     observations = env.observation_space.shape
     head = CategoricalHead((int(env.action_space.n),))
     return make_mlp(observations, head, (7,), "tanh", value_network, core=(kind, size))
@@ -207,7 +208,7 @@ def test_steps_that_are_none_reach_the_core_and_not_the_loss():
     assert not torch.equal(before, gradient(algorithm, changed))
 
 
-def gradient(algorithm: Algorithm, minibatch) -> torch.Tensor:
+def gradient(algorithm: PPO, minibatch) -> torch.Tensor:
     algorithm.network.flat_grad.zero_()
     algorithm.loss(minibatch)[0].backward()
     return algorithm.network.flat_grad.clone()
