@@ -66,6 +66,9 @@ def play_episodes(
 ) -> Episodes:
     """Play episodes, environment i's first one each; the same for whoever asks again.
 
+    Of a game each agent is an environment; its episodes are one here, with the mean of their
+    returns, because they depend on one another.
+
     deterministic: take the likeliest action. number: of this evaluation; another number plays other
     episodes. tell: is called with how many have been played, now and then. Raises EnvError if an
     episode does not end.
@@ -75,15 +78,14 @@ def play_episodes(
     if isinstance(policy.env, ForeignEnv):
         group = policy.env.group
         chunk = -(-FOREIGN_CHUNK // group) * group
-    played = -(-num_episodes // group) * group  # whole games
+    num_envs = num_episodes * group
     parts = []
-    for first in range(0, played, chunk):
+    for first in range(0, num_envs, chunk):
         if tell is not None:
-            tell(first)
-        num_envs = min(chunk, played - first)
-        parts.append(_play_chunk(policy, first, num_envs, deterministic, seed))
-    columns = (np.concatenate(column)[:num_episodes] for column in zip(*parts, strict=True))
-    return Episodes(*columns)
+            tell(first // group)
+        parts.append(_play_chunk(policy, first, min(chunk, num_envs - first), deterministic, seed))
+    returns, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Episodes(returns.reshape(-1, group).mean(1), lengths.reshape(-1, group).max(1))
 
 
 def _play_chunk(

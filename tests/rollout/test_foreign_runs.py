@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rollout import api, cli, load_policy
+from rollout import api, cli, evaluation, load_policy
 from rollout.envs.errors import EnvError
 from rollout.envs.philox import episode_seed
 from rollout.errors import ConfigError, RunFailed
 from rollout.evaluation import play_episodes
 from rollout.experiment import as_experiment
+from rollout.policy import evaluation_seed
 from rollout.run_directory import RunDirectory
 from rollout.video import write_video
 from tests.envs import foreign_samples
@@ -368,7 +369,10 @@ def test_games_are_shared_out_whole(train):
     assert len({result.params_digest for result in results}) == 1
     assert all(result.ledger.balance == 0 and result.episode_return_mean for result in results)
     policy = load_policy(train(race, "fleet.num_actors=5", "env.num_envs=12").run_dir)
-    assert len(play_episodes(policy, 4, True).returns) == 4
+    played, seed = play_episodes(policy, 4, True), evaluation_seed(policy.experiment.seed, 0)
+    returns, lengths = evaluation._play_chunk(policy, 0, 12, True, seed)
+    assert played.returns.tolist() == returns.reshape(4, 3).mean(1).tolist()
+    assert played.lengths.tolist() == lengths.reshape(4, 3).max(1).tolist()
 
 
 def test_games_that_do_not_fit_are_refused(train):
