@@ -5,7 +5,7 @@ of the optimizer; ppo.py is the example to start from.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from rollout.learners.unroll import Batch
 
 S = TypeVar("S", bound=Settings)
 Rows = TypeVar("Rows", bound=NamedTuple)
+Piece = TypeVar("Piece")
 Metrics = dict[str, torch.Tensor]
 
 # A pass through the network takes at most so many rows at a time: enough to hide the cost of a
@@ -101,16 +102,33 @@ class Algorithm(ABC, Generic[S]):
         loss: mean over rows, and metrics, which are such means as well; both are summed up over
         pieces of the minibatch.
         """
+        pieces = self._pieces(minibatch, MAX_ROWS[self.network.device.type])
+        return self.step_in_pieces(loss, pieces, learning_rate, max_grad_norm)
+
+    def _pieces(self, minibatch: Rows, max_rows: int) -> Iterator[tuple[Rows, float]]:
         num_rows = len(minibatch[0])
-        max_rows = MAX_ROWS[self.network.device.type]
+        if num_rows <= max_rows:
+            yield minibatch, 1.0
+            return
+        for start in range(0, num_rows, max_rows):
+            piece = minibatch._make(column[start : start + max_rows] for column in minibatch)
+            yield piece, len(piece[0]) / num_rows
+
+    def step_in_pieces(
+        self,
+        loss: Callable[[Piece], tuple[torch.Tensor, Metrics]],
+        pieces: Iterable[tuple[Piece, float]],
+        learning_rate: float,
+        max_grad_norm: float,
+    ) -> Metrics | None:
+        """Like `step`, down the gradient of the weighted sum of losses.
+
+        pieces: each with its weight, the part of the minibatch that it is; at least one.
+        """
         self.network.flat_grad.zero_()
         total: Metrics = {}
-        for start in range(0, num_rows, max_rows):
-            piece = minibatch
-            if num_rows > max_rows:
-                piece = minibatch._make(column[start : start + max_rows] for column in minibatch)
+        for piece, part in pieces:
             piece_loss, metrics = loss(piece)
-            part = len(piece[0]) / num_rows
             if part < 1.0:
                 piece_loss = part * piece_loss
                 metrics = {name: part * metric for name, metric in metrics.items()}
@@ -132,3 +150,11 @@ def mean_metrics(steps: list[Metrics | None]) -> dict[str, float]:
     names = list(taken[0])
     table = torch.stack([metrics[name] for metrics in taken for name in names])
     return dict(zip(names, table.view(len(taken), -1).mean(0).tolist(), strict=True)) | skipped
+
+
+def explained_variance(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant."""
+    if target.numel() < 2:
+        return target.new_zeros(())
+    variance, left = target.var(), (target - value).var()
+    return torch.where(variance > 0.0, 1.0 - left / variance, 0.0)

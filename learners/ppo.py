@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from rollout.learners.algorithm import Algorithm, Metrics, mean_metrics
+from rollout.learners.algorithm import Algorithm, Metrics, explained_variance, mean_metrics
 from rollout.learners.gae import gae
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.torch_network import TorchNetwork
@@ -50,7 +50,7 @@ class PPO(Algorithm[PpoSettings]):
                 break
         return {
             **mean_metrics(steps),
-            "losses/explained_variance": explained_variance(rows.value, rows.return_),
+            "losses/explained_variance": explained_variance(rows.value, rows.return_).item(),
             "charts/learning_rate": learning_rate,
         }
 
@@ -121,11 +121,3 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
     if len(advantage) < 2:
         return torch.zeros_like(advantage)
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-
-
-def explained_variance(value: torch.Tensor, return_: torch.Tensor) -> float:
-    """1 - Var(return - value) / Var(return): 1 is perfect, 0 no better than a constant."""
-    if len(value) < 2:
-        return 0.0
-    variance, left = return_.var(), (return_ - value).var()
-    return torch.where(variance > 0.0, 1.0 - left / variance, 0.0).item()

@@ -11,6 +11,7 @@ class PpoSettings(Settings):
     """PPO (Schulman et al. 2017), by the names and with the defaults CleanRL's users know."""
 
     needs_value: ClassVar[bool] = True  # of the actors, for every observation
+    has_minibatches_of_envs: ClassVar[bool] = False  # but of steps, in any order
 
     kind: Literal["ppo"] = Field(default="ppo", description="which algorithm")
     learning_rate: float = Field(default=2.5e-4, gt=0, description="Adam's step size")

@@ -8,11 +8,12 @@ from torch import nn
 
 from rollout.learners.gae import gae
 from rollout.learners.network import CategoricalHead, initial_parameters, make_mlp
-from rollout.learners.ppo import PPO, explained_variance, normalized
+from rollout.learners.ppo import PPO, normalized
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.synthetic_batch import make_synthetic_batch
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
+from tests.learners.batches import act, end_every_step, mark_no_ops
 
 SPEC = make_mlp((4,), CategoricalHead((2,)), (16, 16), "tanh", "shared")
 
@@ -133,32 +134,11 @@ def test_update_equals_that_of_plain_modules(settings: dict[str, Any]) -> None:
 def test_ppo_learns_which_action_each_observation_wants(seed: int) -> None:
     ppo = make_ppo(seed=seed, learning_rate=0.01, num_minibatches=2)
     history = [
-        ppo.update(act(ppo, update_index), update_index, fraction_done=0.0)
+        ppo.update(act(ppo.network, update_index), update_index, fraction_done=0.0)
         for update_index in range(40)
     ]
-    assert act(ppo, seed=41).reward.mean() > 0.9, "an untrained policy gets 0.5"
+    assert act(ppo.network, seed=41).reward.mean() > 0.9, "an untrained policy gets 0.5"
     assert history[-1]["losses/entropy"] < 0.5
-
-
-def act(ppo: PPO, seed: int) -> Batch:
-    """Episodes of one step, with reward 1 where the action is the sign of the first number."""
-    batch = make_synthetic_batch(ppo.network, 16, 16, seed)
-    with torch.no_grad():
-        logits, _ = ppo.network.forward(torch.from_numpy(batch.observation[:-1]).flatten(0, 1))
-    policy = torch.distributions.Categorical(logits=logits)
-    is_1 = np.random.default_rng(seed).random(256) < policy.probs[:, 1].numpy()
-    log_prob = policy.log_prob(torch.from_numpy(is_1).long())
-    batch.action[:] = is_1.reshape(16, 16)
-    batch.behavior_log_prob[:] = log_prob.numpy().reshape(16, 16)
-    batch.reward[:] = batch.action == (batch.observation[:-1, :, 0] > 0)
-    end_every_step(batch)
-    return batch
-
-
-def end_every_step(batch: Batch) -> None:
-    batch.terminated[:], batch.truncated[:] = True, False
-    batch.final_t = batch.final_env = np.zeros(0, np.int32)
-    batch.final_value = np.zeros(0, np.float32)
 
 
 def test_update_is_the_same_bits_each_time() -> None:
@@ -271,25 +251,14 @@ def test_normalized_advantages_have_mean_0_and_deviation_1() -> None:
     assert result.std().item() == pytest.approx(1.0)
 
 
-def test_explained_variance_is_1_when_perfect_and_0_for_a_constant() -> None:
-    return_ = torch.tensor([1.0, 2.0, 4.0, 7.0])
-    assert explained_variance(return_, return_) == 1.0
-    assert explained_variance(torch.full((4,), 3.0), return_) == pytest.approx(0.0)
-    assert explained_variance(return_, torch.ones(4)) == 0.0, "equal returns explain nothing"
-
-
 def test_steps_that_are_none_do_not_reach_the_loss() -> None:
     """Whatever stands in their rows: the update is the same in every bit."""
 
     def update(rubbish: float) -> np.ndarray:
         ppo = make_ppo(update_epochs=2, num_minibatches=3)
         batch = make_batch(ppo, 40, 6)
-        ended = batch.terminated | batch.truncated
-        no_op = np.zeros_like(ended)
-        for t in range(1, 40):  # one after an end, as in NEXT_STEP; or some, of an agent that waits
-            no_op[t] = ~ended[t] & (ended[t - 1] | (no_op[t - 1] & (np.arange(6) % 2 > 0)))
+        no_op = mark_no_ops(batch)
         assert 5 < np.count_nonzero(no_op) < 200
-        batch.no_op = no_op
         for rows in (batch.observation[:-1], batch.reward, batch.behavior_log_prob):
             rows[no_op] = rubbish
         batch.action[no_op] = 0
