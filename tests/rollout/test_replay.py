@@ -204,7 +204,7 @@ def make_async_run(make_experiment, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("override", ["algorithm.kind=impala"])
+@pytest.mark.parametrize("override", ["algorithm.kind=impala", "algorithm.vtrace=true"])
 def test_run_without_recorded_values_equals_its_replay(override, make_lockstep_run):
     found = RunReplay(make_lockstep_run(6, override)).compare()
     assert [(one.update, one.is_equal) for one in found] == [(0, True), (4, True), (6, True)]
