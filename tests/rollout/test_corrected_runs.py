@@ -86,12 +86,15 @@ def test_training_improves_the_policy(train, algorithm, mode):
         1,
         f"fleet.mode={mode}",
         "env.num_envs=32",
+        "fleet.unroll_length=32",
         "algorithm.gamma=0.98",
         "algorithm.gae_lambda=0.95",
-        "algorithm.learning_rate=3e-3",
+        "algorithm.learning_rate=1.5e-3",
+        "algorithm.num_minibatches=4",
+        "algorithm.ent_coef=0.01",
         "network.hidden_sizes=[64]",
         "network.value_network=separate",
-        "stop.env_steps=120_000",
+        "stop.env_steps=150_000",
     )
     assert result.summary.episode_return_mean is not None
     assert result.summary.episode_return_mean > 60, "a random policy keeps the pole up for 22 steps"
