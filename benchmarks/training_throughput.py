@@ -2,8 +2,8 @@
 
 configs/cartpole_throughput.toml with its fleet, env steps per second after the first update; and
 the bare torch update: the same algorithm, network, batch and minibatches, one thread, on a batch
-that is already there, with no fleet beside it. Measured in turn. `key=value` arguments change the
-experiment.
+that is already there, with no fleet beside it. Then the same with IMPALA in place of PPO with one
+epoch. All measured in turn. `key=value` arguments change the experiment.
 """
 
 import sys
@@ -17,10 +17,11 @@ import torch
 
 from rollout import api
 from rollout.experiment import Experiment, load_experiment
+from rollout.learners.impala_settings import ImpalaSettings
 from rollout.learners.initialization import initial_parameters
-from rollout.learners.ppo import PPO
 from rollout.learners.synthetic_batch import make_synthetic_batch
 from rollout.learners.torch_network import TorchNetwork
+from rollout.learning import algorithm_classes
 from rollout.progress import Progress
 from rollout.shapes import make_network
 
@@ -53,7 +54,8 @@ def make_bare_update(experiment: Experiment):
     """A function that updates once, as the learner does, from a batch at hand."""
     spec = make_network(experiment.network, experiment.env.find())
     network = TorchNetwork(spec, initial_parameters(spec, experiment.seed), "cpu")
-    algorithm = PPO(network, experiment.algorithm, experiment.seed)
+    settings = experiment.algorithm
+    algorithm = algorithm_classes()[settings.kind](network, settings, experiment.seed)
     batch = make_synthetic_batch(network, experiment.fleet.unroll_length, experiment.env.num_envs)
     number = 0
 
@@ -84,39 +86,54 @@ def run_rate(experiment: Experiment, view: api.View) -> float:
     return summary.env_steps_per_s
 
 
+def with_impala(experiment: Experiment) -> Experiment:
+    """The same experiment, by IMPALA with the settings that both have."""
+    tables = experiment.model_dump()
+    known = tables["algorithm"]
+    shared = {name: known[name] for name in ImpalaSettings.model_fields if name in known}
+    return Experiment.from_dict(tables | {"algorithm": shared | {"kind": "impala"}})
+
+
 def main(overrides: list[str]) -> None:
-    experiment = load_experiment(
+    with_ppo = load_experiment(
         CONFIG, ["learner.device=cpu", *overrides, f"stop.env_steps={ENV_STEPS}"]
     )
-    torch.set_num_threads(experiment.learner.num_threads)
-    update = make_bare_update(experiment)
-    view = TimeSplit()
-    whole, bare = [], []
+    torch.set_num_threads(with_ppo.learner.num_threads)
+    experiments = {"ppo": with_ppo, "impala": with_impala(with_ppo)}
+    updates = {kind: make_bare_update(one) for kind, one in experiments.items()}
+    views = {kind: TimeSplit() for kind in experiments}
+    whole, bare = defaultdict(list), defaultdict(list)
     for _ in range(REPEATS):
-        bare.append(bare_rate(update, experiment.batch_size))
-        whole.append(run_rate(experiment, view))
+        for kind, experiment in experiments.items():
+            bare[kind].append(bare_rate(updates[kind], experiment.batch_size))
+            whole[kind].append(run_rate(experiment, views[kind]))
     measured = {
-        "rollout": harness.Measurement(tuple(whole)),
-        "bare torch update": harness.Measurement(tuple(bare)),
+        kind: {
+            "rollout": harness.Measurement(tuple(whole[kind])),
+            "bare torch update": harness.Measurement(tuple(bare[kind])),
+        }
+        for kind in experiments
     }
-    ratio = measured["rollout"].median / measured["bare torch update"].median
+    rates = {kind: m["rollout"].median for kind, m in measured.items()}
+    ratio = rates["ppo"] / measured["ppo"]["bare torch update"].median
     harness.report(
         "training_throughput",
         unit="env steps/s",
         ours="rollout",
-        metrics={"cartpole_throughput": measured},
+        metrics={f"cartpole_throughput, {kind}": m for kind, m in measured.items()},
         config={
-            "num_envs": experiment.env.num_envs,
-            "num_actors": experiment.fleet.num_actors,
-            "unroll_length": experiment.fleet.unroll_length,
-            "num_minibatches": experiment.algorithm.num_minibatches,
-            "update_epochs": experiment.algorithm.update_epochs,
-            "policy_lag": experiment.fleet.policy_lag,
+            "num_envs": with_ppo.env.num_envs,
+            "num_actors": with_ppo.fleet.num_actors,
+            "unroll_length": with_ppo.fleet.unroll_length,
+            "num_minibatches": with_ppo.algorithm.num_minibatches,
+            "policy_lag": with_ppo.fleet.policy_lag,
         },
         notes=(
-            f"{ratio:.0%} of the bare update (wanted: at least {WANTED_RATIO:.0%}, and "
+            f"PPO: {ratio:.0%} of the bare update (wanted: at least {WANTED_RATIO:.0%}, and "
             f"{WANTED_RATE:,} env steps/s on a quiet machine of two cores)",
-            view.note(),
+            f"IMPALA: {rates['impala'] / rates['ppo']:.0%} of PPO with "
+            f"update_epochs={with_ppo.algorithm.model_dump()['update_epochs']} (wanted: 100%)",
+            *(f"{kind}, {view.note()}" for kind, view in views.items()),
         ),
     )
 

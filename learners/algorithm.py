@@ -6,7 +6,7 @@ of the optimizer; ppo.py is the example to start from.
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from rollout.learners.unroll import Batch
 
 S = TypeVar("S", bound=Settings)
 Rows = TypeVar("Rows", bound="RowsWithInputs")
+Piece = TypeVar("Piece")
 Metrics = dict[str, torch.Tensor]
 
 # A pass through the network takes at most so many rows at a time: enough to hide the cost of a
@@ -99,15 +100,11 @@ class Algorithm(ABC, Generic[S]):
     def inputs(self, batch: Batch) -> Inputs:
         """What the network reads of the batch's steps."""
         rows, core_state = batch.reward.size, self.on_device(batch.core_state)
-        is_first = np.zeros(batch.reward.shape, np.bool_)
-        is_first[1:] = (batch.terminated | batch.truncated)[:-1]
-        if len(batch.no_op):
-            is_first[1:] |= batch.no_op[:-1]
         return Inputs(
             observation=self.as_rows(batch.observation[:-1]),
             action_mask=self.as_rows(batch.action_mask),
             core_state=core_state if core_state.shape[1] else core_state.new_empty((rows, 0)),
-            is_first=self.as_rows(is_first),
+            is_first=self.as_rows(batch.is_first[:-1]),
             is_step=self.as_rows(~batch.no_op) if batch.no_op.any() else None,
         )
 
@@ -159,12 +156,23 @@ class Algorithm(ABC, Generic[S]):
         loss: mean over rows, and metrics, which are such means as well; both are summed up over
         pieces of the minibatch, unless the network has a core, which needs them whole.
         """
-        num_rows = len(minibatch.inputs.is_first)
+        return self.step_in_pieces(loss, self._pieces(minibatch), learning_rate, max_grad_norm)
+
+    def step_in_pieces(
+        self,
+        loss: Callable[[Piece], tuple[torch.Tensor, Metrics]],
+        pieces: Iterable[tuple[Piece, float]],
+        learning_rate: float,
+        max_grad_norm: float,
+    ) -> Metrics | None:
+        """Like `step`, down the gradient of the weighted sum of losses.
+
+        pieces: each with its weight, the part of the minibatch that it is; at least one.
+        """
         self.network.flat_grad.zero_()
         total: Metrics = {}
-        for piece in self._pieces(minibatch):
+        for piece, part in pieces:
             piece_loss, metrics = loss(piece)
-            part = len(piece.inputs.is_first) / num_rows
             if part < 1.0:
                 piece_loss = part * piece_loss
                 metrics = {name: part * metric for name, metric in metrics.items()}
@@ -176,14 +184,15 @@ class Algorithm(ABC, Generic[S]):
             return None
         return {**total, "losses/grad_norm": norm}
 
-    def _pieces(self, minibatch: Rows) -> Iterator[Rows]:
+    def _pieces(self, minibatch: Rows) -> Iterator[tuple[Rows, float]]:
         inputs, max_rows = minibatch.inputs, MAX_ROWS[self.network.device.type]
         num_rows = len(inputs.is_first)
         if num_rows <= max_rows or inputs.core_state.shape[1]:
-            yield minibatch
+            yield minibatch, 1.0
             return
         for start in range(0, num_rows, max_rows):
-            yield _of_each(minibatch, lambda x, start=start: x[start : start + max_rows])
+            piece = _of_each(minibatch, lambda x, start=start: x[start : start + max_rows])
+            yield piece, len(piece.inputs.is_first) / num_rows
 
 
 def _of_each(rows: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
@@ -207,3 +216,11 @@ def mean_metrics(steps: list[Metrics | None]) -> dict[str, float]:
     names = list(taken[0])
     table = torch.stack([metrics[name] for metrics in taken for name in names])
     return dict(zip(names, table.view(len(taken), -1).mean(0).tolist(), strict=True)) | skipped
+
+
+def explained_variance(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant."""
+    if target.numel() < 2:
+        return target.new_zeros(())
+    variance, left = target.var(), (target - value).var()
+    return torch.where(variance > 0.0, 1.0 - left / variance, 0.0)

@@ -3,6 +3,7 @@
 import numpy as np
 
 
+@np.errstate(all="ignore")  # what is not finite shows in the loss, and is counted there
 def gae(
     *,
     reward: np.ndarray,
@@ -30,23 +31,41 @@ def gae(
     final_t, final_env, final_value: [F], one for each truncated step: where, and the value there.
     Arrays of NumPy, because a batch lies in host memory: in place, a step costs two short loops.
     """
-    _check(reward, value, terminated, truncated, final_t, final_env, final_value)
+    check_steps("gae", reward, value, terminated, truncated, final_t, final_env, final_value)
+    advantage = td_error(reward, value, terminated, final_t, final_env, final_value, gamma)
+    carry = carried_over(terminated, truncated, gamma * gae_lambda)
+    return accumulate(advantage, carry)
+
+
+def td_error(reward, value, terminated, final_t, final_env, final_value, gamma) -> np.ndarray:
+    """δ_t = r_t + γ V(next observation) - V(s_t), a new array [T, B]."""
     next_value = value[1:].copy()
     next_value[final_t, final_env] = final_value
     next_value[terminated] = 0.0
     next_value *= np.float32(gamma)
-
-    advantage = reward + next_value
-    advantage -= value[:-1]  # δ so far
-    carry = np.where(terminated | truncated, np.float32(0.0), np.float32(gamma * gae_lambda))
-    scratch = next_value[0]
-    for t in reversed(range(len(reward) - 1)):
-        np.multiply(carry[t], advantage[t + 1], out=scratch)
-        advantage[t] += scratch
-    return advantage
+    next_value += reward
+    next_value -= value[:-1]
+    return next_value
 
 
-def _check(reward, value, terminated, truncated, final_t, final_env, final_value) -> None:
+def carried_over(terminated: np.ndarray, truncated: np.ndarray, factor: float) -> np.ndarray:
+    """The factor where a step goes on into the next one, 0 where it ends an episode; [T, B]."""
+    return np.where(terminated | truncated, np.float32(0.0), np.float32(factor))
+
+
+def accumulate(delta: np.ndarray, carry: np.ndarray) -> np.ndarray:
+    """x_t = delta_t + carry_t x_{t+1} for all t, from the last one back; delta's memory is x's."""
+    scratch = np.empty_like(delta[0])
+    for t in reversed(range(len(delta) - 1)):
+        np.multiply(carry[t], delta[t + 1], out=scratch)
+        delta[t] += scratch
+    return delta
+
+
+def check_steps(
+    who: str, reward, value, terminated, truncated, final_t, final_env, final_value
+) -> None:
+    """Raises ValueError for arrays that are not those of `gae`; the message begins with `who`."""
     T, B = reward.shape
     for name, array, shape in (
         ("value", value, (T + 1, B)),
@@ -56,15 +75,15 @@ def _check(reward, value, terminated, truncated, final_t, final_env, final_value
         ("final_value", final_value, final_t.shape),
     ):
         if array.shape != shape:
-            raise ValueError(f"gae: {name} has shape {list(array.shape)}, expected {list(shape)}")
+            raise ValueError(f"{who}: {name} has shape {list(array.shape)}, expected {list(shape)}")
     for name, array in (("reward", reward), ("value", value), ("final_value", final_value)):
         if array.dtype != np.float32:
-            raise ValueError(f"gae: {name} is {array.dtype}, expected float32")
+            raise ValueError(f"{who}: {name} is {array.dtype}, expected float32")
     for name, array in (("terminated", terminated), ("truncated", truncated)):
         if array.dtype != np.bool_:
-            raise ValueError(f"gae: {name} is {array.dtype}, expected bool")
+            raise ValueError(f"{who}: {name} is {array.dtype}, expected bool")
     if len(final_t) != np.count_nonzero(truncated) or not truncated[final_t, final_env].all():
         raise ValueError(
-            f"gae: {len(final_t)} final values for {np.count_nonzero(truncated)} truncated steps; "
-            "each needs one, at its place"
+            f"{who}: {len(final_t)} final values for {np.count_nonzero(truncated)} truncated "
+            "steps; each needs one, at its place"
         )

@@ -3,6 +3,10 @@
 With the details that CleanRL's documentation lists, and its names. One differs on purpose: actors
 recorded values and log-probabilities as they acted, with the weights that acted, so nothing of the
 batch is evaluated again before the first step.
+
+Unless `vtrace` is on, for steps that older weights acted, as in async: then the policy that must
+not be left too far is the newest, and V-trace's weights correct for the one that acted (the
+decoupled objective of Hilton et al. 2021, arXiv 2110.00641).
 """
 
 from typing import NamedTuple
@@ -10,7 +14,15 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from rollout.learners.algorithm import Algorithm, Inputs, Metrics, mean_metrics
+from rollout.learners.algorithm import (
+    MAX_ROWS,
+    Algorithm,
+    Inputs,
+    Metrics,
+    explained_variance,
+    mean_metrics,
+)
+from rollout.learners.columns import Columns, evaluate
 from rollout.learners.gae import gae
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.torch_network import TorchNetwork
@@ -18,11 +30,23 @@ from rollout.learners.unroll import Batch
 
 
 class Rows(NamedTuple):
-    """Steps of a batch in any order; each field [R, …]."""
+    """Steps of a batch in any order; each field [R, …].
+
+    old_log_prob, value: by the policy that acted, or by the newest before the first step.
+    """
 
     inputs: Inputs
     action: torch.Tensor
-    behavior_log_prob: torch.Tensor
+    old_log_prob: torch.Tensor
+    value: torch.Tensor
+    advantage: torch.Tensor
+    return_: torch.Tensor
+
+
+class Estimates(NamedTuple):
+    """Of all steps of a batch, [T, B] each: what Rows has of them, by the same names."""
+
+    old_log_prob: torch.Tensor
     value: torch.Tensor
     advantage: torch.Tensor
     return_: torch.Tensor
@@ -49,13 +73,22 @@ class PPO(Algorithm[PpoSettings]):
                 break
         return {
             **mean_metrics(steps),
-            "losses/explained_variance": explained_variance(rows.value, rows.return_),
+            "losses/explained_variance": explained_variance(rows.value, rows.return_).item(),
             "charts/learning_rate": learning_rate,
         }
 
     def rows(self, batch: Batch) -> Rows:
-        """The steps of a batch, with the advantages and returns that its recorded values give."""
-        s = self.settings
+        """The steps of a batch, with their advantages and returns."""
+        estimates = self.evaluated(batch) if self.settings.vtrace else self.recorded(batch)
+        rows = Rows(
+            self.inputs(batch),
+            self.as_rows(batch.action),
+            *(column.flatten() for column in estimates),
+        )
+        return self.without_no_ops(rows)
+
+    def recorded(self, batch: Batch) -> Estimates:
+        """What follows from the values that actors recorded."""
         advantage = gae(
             reward=batch.reward,
             value=batch.value,
@@ -64,25 +97,34 @@ class PPO(Algorithm[PpoSettings]):
             final_t=batch.final_t,
             final_env=batch.final_env,
             final_value=batch.final_value,
-            gamma=s.gamma,
-            gae_lambda=s.gae_lambda,
+            gamma=self.settings.gamma,
+            gae_lambda=self.settings.gae_lambda,
         )
         value = batch.value[:-1]
-        rows = Rows(
-            inputs=self.inputs(batch),
-            action=self.as_rows(batch.action),
-            behavior_log_prob=self.as_rows(batch.behavior_log_prob),
-            value=self.as_rows(value),
-            advantage=self.as_rows(advantage),
-            return_=self.as_rows(advantage + value),
-        )
-        return self.without_no_ops(rows)
+        columns = (batch.behavior_log_prob, value, advantage, advantage + value)
+        return Estimates(*map(self.on_device, columns))
+
+    @torch.no_grad()
+    def evaluated(self, batch: Batch) -> Estimates:
+        """What follows from the values of the newest weights, corrected for those that acted."""
+        columns = Columns.of(batch, self.network.device)
+        shape, device = batch.reward.shape, self.network.device
+        estimates = Estimates(*(torch.zeros(shape, device=device) for _ in Estimates._fields))
+        for piece in columns.pieces(columns.with_steps(), MAX_ROWS[device.type]):
+            found = evaluate(self.network, columns.pick(piece))
+            corrected = found.corrected(self.settings.gamma, self.settings.gae_lambda)
+            index = torch.from_numpy(piece).to(device)
+            estimates.old_log_prob[:, index] = found.log_prob
+            estimates.value[:, index] = found.value
+            estimates.advantage[:, index] = corrected.advantage
+            estimates.return_[:, index] = corrected.value_target
+        return estimates
 
     def loss(self, minibatch: Rows) -> tuple[torch.Tensor, Metrics]:
         """Equation 9 of the paper with its sign turned, and what to watch."""
         s = self.settings
         policy, value = self.network(*minibatch.inputs)
-        log_ratio = policy.log_prob(minibatch.action) - minibatch.behavior_log_prob
+        log_ratio = policy.log_prob(minibatch.action) - minibatch.old_log_prob
         ratio = log_ratio.exp()
 
         clipped_ratio = ratio.clamp(1.0 - s.clip_coef, 1.0 + s.clip_coef)
@@ -119,11 +161,3 @@ def normalized(advantage: torch.Tensor) -> torch.Tensor:
     if len(advantage) < 2:
         return torch.zeros_like(advantage)
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-
-
-def explained_variance(value: torch.Tensor, return_: torch.Tensor) -> float:
-    """1 - Var(return - value) / Var(return): 1 is perfect, 0 no better than a constant."""
-    if len(value) < 2:
-        return 0.0
-    variance, left = return_.var(), (return_ - value).var()
-    return torch.where(variance > 0.0, 1.0 - left / variance, 0.0).item()

@@ -10,7 +10,7 @@ from rollout.learners.settings import Settings
 class PpoSettings(Settings):
     """PPO (Schulman et al. 2017), by the names and with the defaults CleanRL's users know."""
 
-    needs_value: ClassVar[bool] = True  # of the actors, for every observation
+    has_minibatches_of_envs: ClassVar[bool] = False  # but of steps, in any order
 
     kind: Literal["ppo"] = Field(default="ppo", description="which algorithm")
     learning_rate: float = Field(default=2.5e-4, gt=0, description="Adam's step size")
@@ -45,3 +45,13 @@ class PpoSettings(Settings):
         gt=0,
         description="stop a batch's passes early beyond this KL divergence, in nats",
     )
+    vtrace: bool = Field(
+        default=False,
+        description="evaluate each batch with the newest weights first, and correct for those that "
+        "acted it (V-trace); for steps that are more than a version old, as in async",
+    )
+
+    @property
+    def needs_value(self) -> bool:
+        """Of the actors, for every observation."""
+        return not self.vtrace

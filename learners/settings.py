@@ -32,8 +32,9 @@ class Kinds:
 
     def model_for(self, table: Any) -> type[Settings] | None:
         """The model of the table's kind, or None if there is no such kind."""
-        default = next(iter(self.models))
-        kind = table.get("kind", default) if isinstance(table, Mapping) else default
+        if not isinstance(table, Mapping):
+            return None
+        kind = table.get("kind", next(iter(self.models)))
         return self.models.get(kind) if isinstance(kind, str) else None
 
     def __get_pydantic_core_schema__(
@@ -42,20 +43,19 @@ class Kinds:
         return core_schema.no_info_before_validator_function(self._choose, handler(source))
 
     def _choose(self, table: Any) -> Any:
-        if not isinstance(table, Mapping):
-            return table  # the field's own type says what is wrong, or takes a finished model
+        if isinstance(table, Settings):
+            return table  # a finished model
         model = self.model_for(table)
         if model is not None:
             return model.model_validate(table)
-        expected = " or ".join(repr(kind) for kind in self.models)
-        raise ValidationError.from_exception_data(
-            "kind",
-            [
-                InitErrorDetails(
-                    type="literal_error",
-                    loc=("kind",),
-                    input=table["kind"],
-                    ctx={"expected": expected},
-                )
-            ],
-        )
+        if isinstance(table, Mapping):
+            expected = " or ".join(repr(kind) for kind in self.models)
+            wrong = InitErrorDetails(
+                type="literal_error",
+                loc=("kind",),
+                input=table["kind"],
+                ctx={"expected": expected},
+            )
+        else:
+            wrong = InitErrorDetails(type="dict_type", loc=(), input=table)
+        raise ValidationError.from_exception_data("kind", [wrong])

@@ -12,7 +12,9 @@ def run_core(
     core_state: torch.Tensor,
     is_first: torch.Tensor,
 ) -> torch.Tensor:
-    """What the layer writes [T·C, outputs], from source [T·C, inputs] in the order (t, column).
+    """The core states [T·C, core_size] after each row of source [T·C, inputs], in (t, column).
+
+    They begin with what the layer writes.
 
     parameters: in the order of `layer.shapes()`. core_state: [C, core_size], before step 0.
     is_first: bool [T·C], where it is zeros instead.
@@ -22,12 +24,12 @@ def run_core(
     sums = torch.addmm(bias, source, input_weight).view(-1, columns, input_weight.shape[1])
     resets = is_first.view(-1, columns, 1)
     step = _lstm_step if isinstance(layer, Lstm) else _gru_step
-    hidden = []
+    states = []
     for sums_t, reset in zip(sums.unbind(), resets.unbind(), strict=True):
         core_state = core_state.masked_fill(reset, 0.0)
         core_state = step(sums_t, core_state, hidden_weight, *others)
-        hidden.append(core_state[:, : layer.outputs])
-    return torch.cat(hidden)
+        states.append(core_state)
+    return torch.cat(states)
 
 
 def _lstm_step(

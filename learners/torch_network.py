@@ -70,34 +70,45 @@ class TorchNetwork:
 
         What is what, algorithm.Inputs says; a network without a core needs the observation only.
         """
-        outputs, value = self.forward(observation, core_state, is_first)
-        mask = action_mask if action_mask is not None and action_mask.shape[1] else None
+        outputs, value, _ = self.run(observation, core_state, is_first)
         if is_step is not None:
             outputs, value = outputs[is_step], value[is_step]
-            mask = mask[is_step] if mask is not None else None
+            action_mask = action_mask[is_step] if action_mask is not None else None
+        return self.policy(outputs, action_mask), value
+
+    def policy(
+        self, outputs: torch.Tensor, action_mask: torch.Tensor | None = None
+    ) -> Distribution:
+        """The distribution that the head's outputs [R, A] mean."""
+        mask = action_mask if action_mask is not None and action_mask.shape[1] else None
         head = self.spec.head
         if isinstance(head, GaussianHead):
-            return DiagonalGaussian(outputs, self.parameters[LOG_STD]), value
+            return DiagonalGaussian(outputs, self.parameters[LOG_STD])
         if len(head.choices) == 1:
-            return Categorical(outputs, mask), value
-        return MultiCategorical(outputs, head.choices, mask), value
+            return Categorical(outputs, mask)
+        return MultiCategorical(outputs, head.choices, mask)
 
-    def forward(
+    def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs and value as `run` gives them, of a network without a core."""
+        outputs, value, _ = self.run(observation)
+        return outputs, value
+
+    def run(
         self,
         observation: torch.Tensor,
         core_state: torch.Tensor | None = None,
         is_first: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The head's outputs [R, A] and the value [R] of R observations [R, *obs_shape].
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the head reads [R, A], the value [R], and the core states [R, core_size] after.
 
-        core_state, is_first: as in algorithm.Inputs.
+        observation, core_state, is_first: as in algorithm.Inputs.
         """
         spec = self.spec
         if tuple(observation.shape[1:]) != spec.observation_shape:
             wanted = ", ".join(("rows", *map(str, spec.observation_shape)))
             raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
         buffers = {OBSERVATION: self.inputs(observation)}
-        core_states = self._split(core_state)
+        before, after = self._split(core_state), [self.flat.new_empty((len(observation), 0))]
         for layer in spec.layers:
             parameters = [self.parameters[f"{layer.name}.{name}"] for name, _ in layer.shapes()]
             source = buffers[layer.source]
@@ -107,13 +118,15 @@ class TorchNetwork:
                     buffers[layer.name] = dense(source, weight, bias, layer.activation)
                 case Lstm() | Gru():
                     assert is_first is not None
-                    core = core_states[layer.name]
-                    buffers[layer.name] = run_core(layer, source, parameters, core, is_first)
+                    core_states = run_core(layer, source, parameters, before[layer.name], is_first)
+                    buffers[layer.name] = core_states[:, : layer.outputs]
+                    after.append(core_states)
         # Columns are taken from the transpose, so that their gradients lie transposed as well.
         outputs, value = spec.outputs, spec.value
         return (
             buffers[outputs.buffer].t()[outputs.start : outputs.stop].t(),
             buffers[value.buffer].t()[value.start],
+            torch.cat(after, dim=1),
         )
 
     def _split(self, core_state: torch.Tensor | None) -> dict[str, torch.Tensor]:

@@ -323,6 +323,18 @@ class Batch:
     def is_full(self) -> bool:
         return self.num_columns_put == self.num_envs
 
+    @property
+    def is_first(self) -> np.ndarray:
+        """Where an episode begins, and the core state with it: bool [T+1, B].
+
+        Of row 0 nothing is said: its core state came with the unroll.
+        """
+        is_first = np.zeros((len(self.reward) + 1, self.num_envs), np.bool_)
+        is_first[1:] = self.terminated | self.truncated
+        if len(self.no_op):
+            is_first[1:] |= self.no_op
+        return is_first
+
     def put(
         self,
         unroll: Unroll,

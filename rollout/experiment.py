@@ -20,6 +20,7 @@ from rollout.errors import ConfigError
 from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
 from rollout.experiment_rules import MAX_UNROLL_LENGTH, broken_rules, resolve_params
+from rollout.learners.impala_settings import ImpalaSettings
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.settings import Kinds, Settings
 from rollout.sizes import SIZE_PATTERN, parse_size
@@ -248,7 +249,7 @@ class CheckpointSettings(Settings):
 
 
 NETWORK_KINDS = Kinds({"mlp": MlpSettings})
-ALGORITHM_KINDS = Kinds({"ppo": PpoSettings})
+ALGORITHM_KINDS = Kinds({"ppo": PpoSettings, "impala": ImpalaSettings})
 
 
 def _check_name(name: str) -> str:
@@ -274,7 +275,9 @@ class Experiment(Settings):
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     learner: LearnerSettings = Field(default_factory=LearnerSettings)
     network: Annotated[MlpSettings, NETWORK_KINDS] = Field(default_factory=MlpSettings)
-    algorithm: Annotated[PpoSettings, ALGORITHM_KINDS] = Field(default_factory=PpoSettings)
+    algorithm: Annotated[PpoSettings | ImpalaSettings, ALGORITHM_KINDS] = Field(
+        default_factory=PpoSettings
+    )
     stop: StopSettings
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
 

@@ -7,7 +7,7 @@ description; so a new field needs none of its own.
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from typing import Any
 
@@ -20,7 +20,6 @@ from rollout.learners.settings import Kinds, Settings
 # Values this version refuses and a later one will take.
 NOT_YET = {
     "fleet.engine": {"ray"},
-    "algorithm.kind": {"impala"},
 }
 
 
@@ -30,10 +29,14 @@ class Wanted(str):
 
 @dataclass(frozen=True)
 class Key:
-    """A key of an experiment file."""
+    """A key of an experiment file.
+
+    chooses: for the key `kind`, the kinds that its table has.
+    """
 
     model: type[Settings]
     name: str
+    chooses: tuple[str, ...] = ()
 
     @property
     def field(self) -> FieldInfo:
@@ -53,6 +56,8 @@ class Key:
     def wanted(self) -> str:
         """The value it takes, in words."""
         words = next((m for m in self.field.metadata if isinstance(m, Wanted)), None)
+        if self.chooses:
+            return " or ".join(map(show_value, self.chooses))
         return words or _in_words(self.model.model_json_schema()["properties"][self.name])
 
 
@@ -64,6 +69,9 @@ def keys_of(model: type[Settings], values: Any, at: KeyPath = ()) -> dict[KeyPat
         inside = values.get(name) if isinstance(values, Mapping) else None
         table = key.kinds.model_for(inside) if key.kinds else key.table
         keys |= keys_of(table or key.table, inside, (*at, name)) if key.table else {}
+        if key.kinds:
+            kind = keys[(*at, name, "kind")]
+            keys[(*at, name, "kind")] = replace(kind, chooses=tuple(key.kinds.models))
     return keys
 
 
@@ -199,8 +207,8 @@ def _next_move(path: KeyPath, value: Any, key: Key | None) -> str:
 
 
 def _choices(key: Key | None) -> list[str]:
-    if key is None:
-        return []
+    if key is None or key.chooses:
+        return list(key.chooses) if key else []
     schema = _own_schema(key.model.model_json_schema()["properties"][key.name])
     return [schema["const"]] if "const" in schema else schema.get("enum", [])
 

@@ -81,6 +81,13 @@ def _every_actor_has_an_environment(
 def _minibatches_divide_the_batch(experiment: Experiment, show: Callable[[str], str]) -> str | None:
     num_envs, length = experiment.env.num_envs, experiment.fleet.unroll_length
     parts = experiment.algorithm.num_minibatches
+    if experiment.algorithm.has_minibatches_of_envs and num_envs % parts:
+        fitting = max(1, round(num_envs / parts)) * parts
+        return (
+            f"{show('env.num_envs')} is not a multiple of {show('algorithm.num_minibatches')}, "
+            f"and {experiment.algorithm.kind} needs minibatches of whole environments; try "
+            f"env.num_envs={fitting}"
+        )
     if experiment.batch_size % parts == 0:
         return None
     step = parts // math.gcd(parts, num_envs)  # lengths that fit are its multiples
@@ -121,7 +128,7 @@ RULES = (
     Rule(("stop",), _stops),
     Rule(("fleet.num_actors", "env.num_envs"), _every_actor_has_an_environment),
     Rule(
-        ("fleet.unroll_length", "env.num_envs", "algorithm.num_minibatches"),
+        ("fleet.unroll_length", "env.num_envs", "algorithm.num_minibatches", "algorithm.kind"),
         _minibatches_divide_the_batch,
     ),
     Rule(("algorithm.anneal_lr", "stop.env_steps"), _annealing_has_an_end),

@@ -33,7 +33,6 @@ def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algori
     """Algorithm and network at the beginning of a run. Sets this process's torch and malloc up."""
     import torch
 
-    from rollout.learners.ppo import PPO
     from rollout.learners.torch_network import TorchNetwork, keep_freed_memory
 
     settings = experiment.learner
@@ -44,7 +43,16 @@ def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algori
         device = "cuda" if torch.cuda.is_available() else "cpu"
     parameters = initial_parameters(network, experiment.seed)
     torch_network = TorchNetwork(network, parameters, device)
-    return PPO(torch_network, experiment.algorithm, experiment.seed), torch_network
+    algorithm = algorithm_classes()[experiment.algorithm.kind]
+    return algorithm(torch_network, experiment.algorithm, experiment.seed), torch_network
+
+
+def algorithm_classes() -> "dict[str, type[Algorithm]]":
+    """What learns, by the kinds of the table `[algorithm]`."""
+    from rollout.learners.impala import IMPALA
+    from rollout.learners.ppo import PPO
+
+    return {"ppo": PPO, "impala": IMPALA}
 
 
 def fraction_done(experiment: Experiment, env_steps: int) -> float:

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from rollout.learners import algorithm as algorithm_module
-from rollout.learners.algorithm import Algorithm, Inputs, Metrics, mean_metrics
+from rollout.learners.algorithm import (
+    Algorithm,
+    Inputs,
+    Metrics,
+    explained_variance,
+    mean_metrics,
+)
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.learners.optimizer import NonFiniteLossError
@@ -156,3 +162,10 @@ def test_algorithm_goes_on_from_its_state_bit_for_bit() -> None:
     for each in (first, second):
         each.update(batch, 1, fraction_done=0.5)
     assert np.array_equal(first.network.export(), second.network.export())
+
+
+def test_explained_variance_is_1_when_perfect_and_0_for_a_constant() -> None:
+    return_ = torch.tensor([1.0, 2.0, 4.0, 7.0])
+    assert explained_variance(return_, return_) == 1.0
+    assert explained_variance(torch.full((4,), 3.0), return_) == pytest.approx(0.0)
+    assert explained_variance(return_, torch.ones(4)) == 0.0, "equal returns explain nothing"

@@ -4,23 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.learners.gae import gae
+from tests.learners.batches import make_steps
 
 GAMMA, LAMBDA = 0.9, 0.8
-
-
-def make_steps(T: int, B: int, seed: int, end_probability: float = 0.2) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    truncated = random.random((T, B)) < end_probability
-    final_t, final_env = (index.astype(np.int32) for index in truncated.nonzero())
-    return {
-        "reward": random.standard_normal((T, B), np.float32),
-        "value": random.standard_normal((T + 1, B), np.float32),
-        "terminated": random.random((T, B)) < end_probability,
-        "truncated": truncated,
-        "final_t": final_t,
-        "final_env": final_env,
-        "final_value": random.standard_normal(len(final_t), np.float32),
-    }
 
 
 def gae_by_the_sum(steps: dict[str, np.ndarray], gamma: float, gae_lambda: float) -> np.ndarray:

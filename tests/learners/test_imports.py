@@ -6,14 +6,17 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["", ".network", ".unroll", ".draws", ".gae", ".ppo_settings"])
+@pytest.mark.parametrize(
+    "module",
+    ["", ".network", ".unroll", ".draws", ".gae", ".vtrace", ".ppo_settings", ".impala_settings"],
+)
 def test_module_is_imported_without_torch(module: str) -> None:
     code = f"import sys, rollout.learners{module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("module", ["", ".network", ".unroll", ".draws", ".gae"])
+@pytest.mark.parametrize("module", ["", ".network", ".unroll", ".draws", ".gae", ".vtrace"])
 def test_module_is_imported_without_pydantic(module: str) -> None:
     code = f"import sys, rollout.learners{module}; print('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,14 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from rollout.learners import algorithm as algorithm_module
 from rollout.learners.gae import gae
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.network import CategoricalHead, make_mlp
-from rollout.learners.ppo import PPO, explained_variance, normalized
+from rollout.learners.ppo import PPO, normalized
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.synthetic_batch import make_synthetic_batch
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
+from rollout.learners.vtrace import vtrace
+from tests.learners.batches import act, end_every_step, mark_no_ops
 
 SPEC = make_mlp((4,), CategoricalHead((2,)), (16, 16), "tanh", "shared")
 
@@ -134,32 +137,11 @@ def test_update_equals_that_of_plain_modules(settings: dict[str, Any]) -> None:
 def test_ppo_learns_which_action_each_observation_wants(seed: int) -> None:
     ppo = make_ppo(seed=seed, learning_rate=0.01, num_minibatches=2)
     history = [
-        ppo.update(act(ppo, update_index), update_index, fraction_done=0.0)
+        ppo.update(act(ppo.network, update_index), update_index, fraction_done=0.0)
         for update_index in range(40)
     ]
-    assert act(ppo, seed=41).reward.mean() > 0.9, "an untrained policy gets 0.5"
+    assert act(ppo.network, seed=41).reward.mean() > 0.9, "an untrained policy gets 0.5"
     assert history[-1]["losses/entropy"] < 0.5
-
-
-def act(ppo: PPO, seed: int) -> Batch:
-    """Episodes of one step, with reward 1 where the action is the sign of the first number."""
-    batch = make_synthetic_batch(ppo.network, 16, 16, seed)
-    with torch.no_grad():
-        logits, _ = ppo.network.forward(torch.from_numpy(batch.observation[:-1]).flatten(0, 1))
-    policy = torch.distributions.Categorical(logits=logits)
-    is_1 = np.random.default_rng(seed).random(256) < policy.probs[:, 1].numpy()
-    log_prob = policy.log_prob(torch.from_numpy(is_1).long())
-    batch.action[:] = is_1.reshape(16, 16)
-    batch.behavior_log_prob[:] = log_prob.numpy().reshape(16, 16)
-    batch.reward[:] = batch.action == (batch.observation[:-1, :, 0] > 0)
-    end_every_step(batch)
-    return batch
-
-
-def end_every_step(batch: Batch) -> None:
-    batch.terminated[:], batch.truncated[:] = True, False
-    batch.final_t = batch.final_env = np.zeros(0, np.int32)
-    batch.final_value = np.zeros(0, np.float32)
 
 
 def test_update_is_the_same_bits_each_time() -> None:
@@ -272,25 +254,14 @@ def test_normalized_advantages_have_mean_0_and_deviation_1() -> None:
     assert result.std().item() == pytest.approx(1.0)
 
 
-def test_explained_variance_is_1_when_perfect_and_0_for_a_constant() -> None:
-    return_ = torch.tensor([1.0, 2.0, 4.0, 7.0])
-    assert explained_variance(return_, return_) == 1.0
-    assert explained_variance(torch.full((4,), 3.0), return_) == pytest.approx(0.0)
-    assert explained_variance(return_, torch.ones(4)) == 0.0, "equal returns explain nothing"
-
-
 def test_steps_that_are_none_do_not_reach_the_loss() -> None:
     """Whatever stands in their rows: the update is the same in every bit."""
 
     def update(rubbish: float) -> np.ndarray:
         ppo = make_ppo(update_epochs=2, num_minibatches=3)
         batch = make_batch(ppo, 40, 6)
-        ended = batch.terminated | batch.truncated
-        no_op = np.zeros_like(ended)
-        for t in range(1, 40):  # one after an end, as in NEXT_STEP; or some, of an agent that waits
-            no_op[t] = ~ended[t] & (ended[t - 1] | (no_op[t - 1] & (np.arange(6) % 2 > 0)))
+        no_op = mark_no_ops(batch)
         assert 5 < np.count_nonzero(no_op) < 200
-        batch.no_op = no_op
         for rows in (batch.observation[:-1], batch.reward, batch.behavior_log_prob):
             rows[no_op] = rubbish
         batch.action[no_op] = 0
@@ -311,3 +282,102 @@ def test_batch_of_few_steps_is_trained_on_as_far_as_it_goes(num_steps) -> None:
     assert metrics["losses/skipped_steps"] == 0
     assert all(math.isfinite(value) for value in metrics.values())
     assert (ppo.network.export().tobytes() == before) == (num_steps == 0)
+
+
+# With vtrace
+
+
+def act_off_policy(ppo: PPO, seed: int = 0) -> Batch:
+    """As another version acted and recorded: ratios leave 1, values are not the network's."""
+    batch = make_batch(ppo, 16, 8, seed)
+    batch.final_value[:] += 1.0
+    return batch
+
+
+def test_with_vtrace_steps_of_the_newest_policy_are_learned_from_as_without() -> None:
+    """Its ratios are 1, and then V-trace is GAE; up to rounding."""
+    found = []
+    for is_on in (False, True):
+        ppo = make_ppo(vtrace=is_on, update_epochs=2)
+        batch = make_synthetic_batch(ppo.network, 16, 8)
+        ppo.update(batch, 0, fraction_done=0.0)
+        found.append(ppo.network.flat.detach().clone())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)
+    assert not torch.equal(found[0], torch.from_numpy(initial_parameters(SPEC, 1)))
+
+
+def test_with_vtrace_rows_are_those_of_the_newest_policy_corrected_for_the_one_that_acted() -> None:
+    ppo = make_ppo(vtrace=True, gamma=0.7, gae_lambda=0.4)
+    batch = act_off_policy(ppo)
+    assert len(batch.final_t) > 0
+    with torch.no_grad():
+        rows = torch.from_numpy(batch.observation).flatten(0, 1)
+        policy, _ = ppo.network(rows[:-8])
+        log_prob = policy.log_prob(torch.from_numpy(batch.action).flatten()).view(16, 8)
+        _, values = ppo.network(rows)
+        _, final_value = ppo.network(torch.from_numpy(batch.final_observation))
+    value = values.view(17, 8).numpy()
+    expected = vtrace(
+        ratio=np.exp(log_prob.numpy() - batch.behavior_log_prob),
+        reward=batch.reward,
+        value=value,
+        terminated=batch.terminated,
+        truncated=batch.truncated,
+        final_t=batch.final_t,
+        final_env=batch.final_env,
+        final_value=final_value.numpy(),
+        gamma=0.7,
+        gae_lambda=0.4,
+    )
+    rows = ppo.rows(batch)
+    for found, column in (
+        (rows.old_log_prob, log_prob.numpy()),
+        (rows.value, value[:-1]),
+        (rows.advantage, expected.advantage),
+        (rows.return_, expected.value_target),
+    ):
+        np.testing.assert_allclose(found.numpy().reshape(16, 8), column, rtol=1e-4, atol=1e-5)
+
+
+def test_with_vtrace_the_first_step_has_nothing_to_clip_whoever_acted() -> None:
+    clipped = {}
+    for is_on in (False, True):
+        ppo = make_ppo(vtrace=is_on, update_epochs=1, num_minibatches=1)
+        clipped[is_on] = ppo.update(act_off_policy(ppo), 0, 0.0)["losses/clipfrac"]
+    assert clipped[False] > 0.1
+    assert clipped[True] == 0.0
+
+
+def test_with_vtrace_actors_record_no_values() -> None:
+    assert PpoSettings().needs_value
+    assert not PpoSettings(vtrace=True).needs_value
+    ppo = make_ppo(vtrace=True)
+    batch = act_off_policy(ppo)
+    batch.value, batch.final_value = batch.value[:0], batch.final_value[:0]
+    ppo.update(batch, 0, fraction_done=0.0)
+    assert ppo.optimizer.step_count == 16
+
+
+def test_with_vtrace_no_piece_is_larger_than_what_a_pass_may_take(monkeypatch) -> None:
+    results = []
+    for max_rows in (8192, 40, 1):
+        monkeypatch.setitem(algorithm_module.MAX_ROWS, "cpu", max_rows)
+        ppo = make_ppo(vtrace=True)
+        results.append(ppo.rows(act_off_policy(ppo)))
+    for pieces in results[1:]:
+        for one, other in zip(results[0], pieces, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_with_vtrace_steps_that_are_none_do_not_reach_the_loss() -> None:
+    def update(rubbish: float) -> np.ndarray:
+        ppo = make_ppo(vtrace=True, update_epochs=2, num_minibatches=3)
+        batch = make_batch(ppo, 40, 6)
+        no_op = mark_no_ops(batch)
+        for rows in (batch.observation[:-1], batch.reward, batch.behavior_log_prob):
+            rows[no_op] = rubbish
+        batch.action[no_op] = 0
+        ppo.update(batch, 0, fraction_done=0.0)
+        return ppo.network.flat.detach().numpy().copy()
+
+    np.testing.assert_array_equal(update(0.0), update(1e6))

@@ -18,8 +18,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 # Steps to train for here, and the mean return that they must reach.
 LEARNING = {
+    "acrobot_impala": (500_000, -100.0),
     "acrobot_ppo": (300_000, -100.0),
     "breakout_minatar_ppo": (500_000, 5.0),
+    "cartpole_impala": (500_000, 300.0),
     "cartpole_ppo": (300_000, 300.0),
     "memory_ppo": (100_000, 0.8),
     "mountain_car_continuous_ppo": (1_700_000, 40.0),
@@ -81,7 +83,7 @@ def test_training_gets_far_beyond_random_play(name, tmp_path, places):
     env_steps, good = LEARNING[name]
     file = CONFIGS / f"{name}.toml"
     overrides = [f"stop.env_steps={env_steps}"]
-    if name == "cartpole_ppo":
+    if name.startswith("cartpole"):
         overrides.append("stop.episode_return=490")
     by_chance = random_return(load_experiment(file))
     summary = api.train(file, overrides, run_dir=tmp_path / "run").summary

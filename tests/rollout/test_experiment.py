@@ -93,6 +93,7 @@ def test_smallest_experiment_has_the_documented_defaults(write):
             "update_epochs": 4,
             "num_minibatches": 4,
             "target_kl": None,
+            "vtrace": False,
         },
         "stop": {"env_steps": 1000, "episode_return": None, "wall_s": None},
         "checkpoint": {"every_updates": None, "every_minutes": 10.0, "keep": 3},

@@ -215,7 +215,10 @@ def test_unknown_key_is_told_with_the_nearest(override, hint):
         ("network.hidden_sizes=[64, 0]", "wanted a list of 1 to 16 integers"),
         ("network.hidden_sizes=64", "wanted a list of 1 to 16 integers"),
         ("network.activation=gelu", 'wanted "tanh" or "relu"'),
-        ("algorithm.kind=impala", '"impala" is not available yet in this version'),
+        (
+            "algorithm.kind=inpala",
+            'wanted "ppo" or "impala" (which algorithm); did you mean "impala"?',
+        ),
         ("algorithm.learning_rate=0", "wanted a number above 0"),
         ("algorithm.learning_rate=inf", "wanted a number above 0"),
         ("algorithm.norm_adv=1", "wanted true or false"),
@@ -306,6 +309,44 @@ def test_suggested_length_fits_and_none_is_nearer(num_envs, length, parts):
 def test_batch_that_no_length_divides_is_told_another_number_of_minibatches():
     text = problem(SMALLEST, "env.num_envs=1", "algorithm.num_minibatches=131074")
     assert text.endswith("; try algorithm.num_minibatches=2")
+
+
+def test_minibatches_of_impala_are_whole_environments():
+    kind = "algorithm.kind=impala"
+    assert Experiment.from_dict(SMALLEST, [kind, "algorithm.num_minibatches=16"])
+    assert problem(SMALLEST, kind, "algorithm.num_minibatches=48") == (
+        "experiment: env.num_envs=64 (default) is not a multiple of algorithm.num_minibatches=48 "
+        "(override), and impala needs minibatches of whole environments; try env.num_envs=48"
+    )
+    assert problem(SMALLEST, kind, "algorithm.num_minibatches=128").endswith("env.num_envs=128")
+    assert Experiment.from_dict(SMALLEST, ["algorithm.num_minibatches=128"])
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("algorithm.learning_rate=0", "wanted a number above 0"),
+        ("algorithm.gamma=1.5", "wanted a number from 0 to 1"),
+        ("algorithm.gae_lambda=-0.1", "wanted a number from 0 to 1"),
+        ("algorithm.rho_clip=0", "wanted a number above 0 (bound of the ratio"),
+        ("algorithm.c_clip=-1", "wanted a number above 0 (bound of the ratio"),
+        ("algorithm.rho_clip=inf", "wanted a number above 0"),
+        ("algorithm.ent_coef=-0.01", "wanted a number ≥ 0"),
+        ("algorithm.vf_coef=-0.5", "wanted a number ≥ 0"),
+        ("algorithm.max_grad_norm=0", "wanted a number above 0"),
+        ("algorithm.num_minibatches=0", "wanted an integer ≥ 1"),
+        ("algorithm.update_epochs=2", "unknown key algorithm.update_epochs"),
+    ],
+)
+def test_settings_of_impala_that_are_out_of_range_are_told(override, wanted):
+    text = problem(SMALLEST, "algorithm.kind=impala", override)
+    assert text.startswith(f"override {override}: ")
+    assert wanted in text
+
+
+def test_table_of_several_kinds_that_is_none_is_told_so():
+    for wrong in ("algorithm=3", "algorithm=false", "network=[1]"):
+        assert "wanted a table" in problem(SMALLEST, wrong)
 
 
 def test_actor_without_an_environment_is_refused():

@@ -23,9 +23,9 @@ from rollout.envs import Envs, find_env
 from rollout.errors import OperatorError, RunFailed
 from rollout.experiment import Experiment
 from rollout.learners.initialization import initial_parameters
-from rollout.learners.ppo import PPO
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
+from rollout.learning import algorithm_classes
 from rollout.order_log import OrderLog, Part
 from rollout.replay import RunReplay
 from rollout.replay_report import run_progress
@@ -53,7 +53,9 @@ class HandMadeRun:
         self.experiment = experiment
         env = find_env(experiment.env.id)
         self.spec = make_network(experiment.network, env)
-        self.schema = make_schema(env, experiment.fleet.unroll_length, has_value=True)
+        self.schema = make_schema(
+            env, experiment.fleet.unroll_length, experiment.algorithm.needs_value
+        )
         self.actors = [
             UnrollActor(
                 Envs(env, 1, experiment.seed, first_env=i, params=experiment.env.params),
@@ -64,7 +66,8 @@ class HandMadeRun:
         ]
         torch.set_num_threads(1)
         self.network = TorchNetwork(self.spec, initial_parameters(self.spec, experiment.seed))
-        self.algorithm = PPO(self.network, experiment.algorithm, experiment.seed)
+        algorithm = algorithm_classes()[experiment.algorithm.kind]
+        self.algorithm = algorithm(self.network, experiment.algorithm, experiment.seed)
         self.versions = [read_only(self.network.export())]
 
     def train(self, columns: list[tuple[int, int]]) -> None:
@@ -178,10 +181,10 @@ def async_orders(num_envs: int, updates: int, seed: int) -> Iterator[list[Part]]
 
 @pytest.fixture
 def make_async_run(make_experiment, tmp_path):
-    """make_async_run(6, seed=1): a run of so many updates with an order log and a checkpoint."""
+    """make_async_run(6, seed=1, "x.y=2"): so many updates with an order log and a checkpoint."""
 
-    def make(updates: int, seed: int = 1) -> RunDirectory:
-        experiment = make_experiment("CartPole-v1", *SMALL, "fleet.mode=async")
+    def make(updates: int, seed: int = 1, *overrides: str) -> RunDirectory:
+        experiment = make_experiment("CartPole-v1", *SMALL, "fleet.mode=async", *overrides)
         made = HandMadeRun(experiment)
         with RunDirectory.create(experiment, tmp_path / f"run{seed}") as run:
             order = OrderLog(run.order)
@@ -201,9 +204,16 @@ def make_async_run(make_experiment, tmp_path):
     return make
 
 
+@pytest.mark.parametrize("override", ["algorithm.kind=impala", "algorithm.vtrace=true"])
+def test_run_without_recorded_values_equals_its_replay(override, make_lockstep_run):
+    found = RunReplay(make_lockstep_run(6, override)).compare()
+    assert [(one.update, one.is_equal) for one in found] == [(0, True), (4, True), (6, True)]
+
+
+@pytest.mark.parametrize("kind", ["ppo", "impala"])
 @pytest.mark.parametrize("seed", range(3))
-def test_async_run_equals_its_replay(seed, make_async_run):
-    found = RunReplay(make_async_run(12, seed)).compare()
+def test_async_run_equals_its_replay(seed, kind, make_async_run):
+    found = RunReplay(make_async_run(12, seed, f"algorithm.kind={kind}")).compare()
     assert [(one.update, one.is_equal) for one in found] == [(12, True)]
 
 

@@ -189,8 +189,10 @@ def test_training_improves_the_policy(train):
 
 
 @pytest.mark.slow
-def test_bundled_experiment_reaches_its_goal(places, tmp_path):
-    result = api.train("configs/cartpole_ppo.toml", ["seed=1"], run_dir=tmp_path / "run")
+@pytest.mark.parametrize("algorithm", ["ppo", "impala"])
+def test_bundled_experiment_reaches_its_goal(algorithm, places, tmp_path):
+    file = f"configs/cartpole_{algorithm}.toml"
+    result = api.train(file, ["seed=1"], run_dir=tmp_path / "run")
     assert result.summary.goal_reached
     assert result.summary.ledger.is_balanced
     places.assert_gone()
