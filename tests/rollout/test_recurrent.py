@@ -27,6 +27,15 @@ from tests.some_fast import slow_unless
 T, N = 40, 5
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """As a learner has; several would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Short(CartPole):
     """Episodes end within an unroll, some by the limit."""
 
