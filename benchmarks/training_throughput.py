@@ -18,7 +18,6 @@ import torch
 from rollout import api
 from rollout.experiment import Experiment, load_experiment
 from rollout.learners.network import initial_parameters
-from rollout.learners.ppo import PPO
 from rollout.learners.synthetic_batch import make_synthetic_batch
 from rollout.learners.torch_network import TorchNetwork
 from rollout.progress import Progress
@@ -31,7 +30,7 @@ BARE_S = 2.0
 WANTED_RATIO, WANTED_RATE = 0.85, 700_000
 
 
-class TimeSplit(api.NoView):
+class TimeSplit(api.Callback):
     """Sums up where the time of a run went."""
 
     def __init__(self) -> None:
@@ -53,7 +52,7 @@ def make_bare_update(experiment: Experiment):
     """A function that updates once, as the learner does, from a batch at hand."""
     spec = make_network(experiment.network, experiment.env.find())
     network = TorchNetwork(spec, initial_parameters(spec, experiment.seed), "cpu")
-    algorithm = PPO(network, experiment.algorithm, experiment.seed)
+    algorithm = experiment.find_algorithm()(network, experiment.algorithm, experiment.seed)
     batch = make_synthetic_batch(network, experiment.fleet.unroll_length, experiment.env.num_envs)
     number = 0
 
@@ -109,8 +108,7 @@ def main(overrides: list[str]) -> None:
             "num_envs": experiment.env.num_envs,
             "num_actors": experiment.fleet.num_actors,
             "unroll_length": experiment.fleet.unroll_length,
-            "num_minibatches": experiment.algorithm.num_minibatches,
-            "update_epochs": experiment.algorithm.update_epochs,
+            **experiment.algorithm.model_dump(include={"num_minibatches", "update_epochs"}),
             "policy_lag": experiment.fleet.policy_lag,
         },
         notes=(

@@ -1,23 +1,23 @@
 """What an algorithm is, and what all of them share.
 
 An algorithm of your own is a subclass with settings, and an `update` that turns a batch into steps
-of the optimizer; ppo.py is the example to start from.
+of the optimizer; README.md beside this file has an example to start from, ppo.py is a longer one.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from rollout.learners import draws
 from rollout.learners.optimizer import Adam
-from rollout.learners.settings import Settings
+from rollout.learners.settings import AlgorithmSettings
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=AlgorithmSettings)
 Rows = TypeVar("Rows", bound=NamedTuple)
 Metrics = dict[str, torch.Tensor]
 
@@ -32,7 +32,7 @@ class Algorithm(ABC, Generic[S]):
     Settings: model of the table `[algorithm]`; its `needs_value` tells actors to record `value`.
     """
 
-    Settings: ClassVar[type[Settings]]
+    Settings: ClassVar[type[AlgorithmSettings]]
 
     def __init__(
         self, network: TorchNetwork, settings: S, seed: int, *, adam_eps: float = 1e-8
@@ -47,7 +47,8 @@ class Algorithm(ABC, Generic[S]):
         """Improve the network once; returns metrics by their names in logs.
 
         The batch may be overwritten once this returns. All randomness is a function of the seed and
-        `update_index`. fraction_done: of the run, 0 to 1, for schedules.
+        `update_index`. fraction_done: of the run, 0 to 1, for schedules; 0 unless the settings'
+        `anneal_lr` is true.
         """
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -64,6 +65,17 @@ class Algorithm(ABC, Generic[S]):
     def as_rows(self, column: np.ndarray) -> torch.Tensor:
         """A column [T, B, …] of a batch as rows [T·B, …] on the device."""
         return self.on_device(column).flatten(0, 1)
+
+    def make_rows(self, kind: type[Rows], batch: Batch, **computed: np.ndarray) -> Rows:
+        """The steps of a batch as rows on the device, without steps that are none.
+
+        kind: a NamedTuple of tensors. Its fields are those of `computed`, each [T, B, …], and else
+        the columns of the batch by their names: `observation` [R, *obs_shape], `action`, … Row T of
+        an observation or value is left out.
+        """
+        T = len(batch.reward)
+        columns = [computed[n] if n in computed else getattr(batch, n) for n in kind._fields]
+        return self.without_no_ops(kind._make(self.as_rows(c[:T]) for c in columns), batch)
 
     def without_no_ops(self, rows: Rows, batch: Batch) -> Rows:
         """The rows of a batch that are steps; of most environments, all are."""
@@ -109,7 +121,7 @@ class Algorithm(ABC, Generic[S]):
             piece = minibatch
             if num_rows > max_rows:
                 piece = minibatch._make(column[start : start + max_rows] for column in minibatch)
-            piece_loss, metrics = loss(piece)
+            piece_loss, metrics = _checked(loss(piece))
             part = len(piece[0]) / num_rows
             if part < 1.0:
                 piece_loss = part * piece_loss
@@ -121,6 +133,32 @@ class Algorithm(ABC, Generic[S]):
         if norm is None:
             return None
         return {**total, "losses/grad_norm": norm}
+
+
+def _checked(returned: Any) -> tuple[torch.Tensor, Metrics]:
+    """What a loss returned. Raises TypeError or ValueError for what no step can be taken from."""
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
+        raise TypeError(f"the loss returned {_shown(returned)}; wanted (loss, metrics)")
+    loss, metrics = returned
+    if not isinstance(loss, torch.Tensor) or loss.ndim:
+        raise ValueError(
+            f"the loss is {_shown(loss)}; wanted a mean over rows, a tensor of shape []"
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss carries no gradient; it must come from self.network(…) without detach, item "
+            "or torch.no_grad in between"
+        )
+    for name, metric in metrics.items():
+        if not isinstance(metric, torch.Tensor) or metric.ndim:
+            raise ValueError(f"metric {name!r} is {_shown(metric)}; wanted a tensor of shape []")
+    return loss, metrics
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return f"an object of type {type(value).__name__}"
 
 
 def mean_metrics(steps: list[Metrics | None]) -> dict[str, float]:

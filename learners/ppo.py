@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from rollout.learners.algorithm import Algorithm, Metrics, mean_metrics
-from rollout.learners.gae import gae
+from rollout.learners.gae import batch_gae
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
@@ -56,29 +56,9 @@ class PPO(Algorithm[PpoSettings]):
 
     def rows(self, batch: Batch) -> Rows:
         """The steps of a batch, with the advantages and returns that its recorded values give."""
-        s = self.settings
-        advantage = gae(
-            reward=batch.reward,
-            value=batch.value,
-            terminated=batch.terminated,
-            truncated=batch.truncated,
-            final_t=batch.final_t,
-            final_env=batch.final_env,
-            final_value=batch.final_value,
-            gamma=s.gamma,
-            gae_lambda=s.gae_lambda,
-        )
-        value = batch.value[:-1]
-        rows = Rows(
-            observation=self.as_rows(batch.observation[:-1]),
-            action=self.as_rows(batch.action),
-            action_mask=self.as_rows(batch.action_mask),
-            behavior_log_prob=self.as_rows(batch.behavior_log_prob),
-            value=self.as_rows(value),
-            advantage=self.as_rows(advantage),
-            return_=self.as_rows(advantage + value),
-        )
-        return self.without_no_ops(rows, batch)
+        advantage = batch_gae(batch, self.settings.gamma, self.settings.gae_lambda)
+        return_ = advantage + batch.value[:-1]
+        return self.make_rows(Rows, batch, advantage=advantage, return_=return_)
 
     def loss(self, minibatch: Rows) -> tuple[torch.Tensor, Metrics]:
         """Equation 9 of the paper with its sign turned, and what to watch."""

@@ -4,15 +4,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from rollout.learners.settings import Settings
+from rollout.learners.settings import AlgorithmSettings
 
 
-class PpoSettings(Settings):
+class PpoSettings(AlgorithmSettings):
     """PPO (Schulman et al. 2017), by the names and with the defaults CleanRL's users know."""
 
     needs_value: ClassVar[bool] = True  # of the actors, for every observation
 
-    kind: Literal["ppo"] = Field(default="ppo", description="which algorithm")
+    kind: Literal["ppo"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="ppo", description="which algorithm"
+    )
     learning_rate: float = Field(default=2.5e-4, gt=0, description="Adam's step size")
     anneal_lr: bool = Field(
         default=False, description="let learning_rate fall linearly to 0 over stop.env_steps"

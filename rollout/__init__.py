@@ -20,7 +20,12 @@ NEEDED = (
 )
 
 # Where each name a user may import from here is defined.
-_HOMES = {"train": "rollout.api", "load_policy": "rollout.policy"}
+_HOMES = {
+    "train": "rollout.api",
+    "load_policy": "rollout.policy",
+    "Callback": "rollout.progress",
+    "Progress": "rollout.progress",
+}
 
 
 def _check_links() -> None:

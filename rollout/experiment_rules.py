@@ -80,8 +80,8 @@ def _every_actor_has_an_environment(
 
 def _minibatches_divide_the_batch(experiment: Experiment, show: Callable[[str], str]) -> str | None:
     num_envs, length = experiment.env.num_envs, experiment.fleet.unroll_length
-    parts = experiment.algorithm.num_minibatches
-    if experiment.batch_size % parts == 0:
+    parts = experiment.num_minibatches
+    if parts is None or experiment.batch_size % parts == 0:
         return None
     step = parts // math.gcd(parts, num_envs)  # lengths that fit are its multiples
     fitting = max(step, (length + step // 2) // step * step)
@@ -96,7 +96,7 @@ def _minibatches_divide_the_batch(experiment: Experiment, show: Callable[[str], 
 
 
 def _annealing_has_an_end(experiment: Experiment, show: Callable[[str], str]) -> str | None:
-    if experiment.algorithm.anneal_lr and experiment.stop.env_steps is None:
+    if experiment.algorithm.is_annealed and experiment.stop.env_steps is None:
         return (
             f"{show('algorithm.anneal_lr')} needs stop.env_steps, where learning_rate reaches 0; "
             "write env_steps under [stop], or leave anneal_lr out"

@@ -32,7 +32,6 @@ def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algori
     """Algorithm and network at the beginning of a run. Sets this process's torch and malloc up."""
     import torch
 
-    from rollout.learners.ppo import PPO
     from rollout.learners.torch_network import TorchNetwork, keep_freed_memory
 
     settings = experiment.learner
@@ -43,10 +42,13 @@ def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algori
         device = "cuda" if torch.cuda.is_available() else "cpu"
     parameters = initial_parameters(network, experiment.seed)
     torch_network = TorchNetwork(network, parameters, device)
-    return PPO(torch_network, experiment.algorithm, experiment.seed), torch_network
+    make_algorithm = experiment.find_algorithm()
+    return make_algorithm(torch_network, experiment.algorithm, experiment.seed), torch_network
 
 
 def fraction_done(experiment: Experiment, env_steps: int) -> float:
-    """Of a run that has trained on so many steps, 0 to 1; 0 where stop.env_steps is left out."""
+    """Of a run that has trained on so many steps, 0 to 1; 0 if its algorithm anneals nothing."""
     limit = experiment.stop.env_steps
-    return 0.0 if limit is None else min(env_steps / limit, 1.0)
+    if limit is None or not experiment.algorithm.is_annealed:
+        return 0.0
+    return min(env_steps / limit, 1.0)

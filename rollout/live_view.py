@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from rollout.progress import Progress
+from rollout.progress import Callback, Progress
 from rollout.run_directory import RunDirectory
 from rollout.summary import Summary, show_number
 
@@ -44,7 +44,7 @@ def make_view(quiet: bool = False, out: TextIO | None = None) -> "QuietView":
     return LineView(target)
 
 
-class QuietView:
+class QuietView(Callback):
     """Says how the run ended, and nothing before."""
 
     def __init__(self, out: TextIO) -> None:
@@ -64,12 +64,6 @@ class QuietView:
         at: TracebackType | None,
     ) -> None:
         self.close()
-
-    def phase(self, text: str) -> None:
-        pass
-
-    def notice(self, text: str) -> None:
-        pass
 
     def write(self, progress: Progress) -> None:
         self._stop_reason = progress.stop_reason

@@ -117,7 +117,7 @@ class Run:
                 algorithm,
                 learner,
                 receiver,
-                view.notice,
+                view,
                 before_save=[metrics.flush, *([order.flush] if order else [])],
             )
             closing.enter_context(saver)
@@ -130,12 +130,15 @@ class Run:
             try:
                 for progress in learner.run():
                     metrics.write(progress)
-                    view.write(progress)
+                    reason = view.write(progress)
                     if progress.stop_reason is None:  # else the last one follows anyway
                         saver.save_if_due()
                     if metrics.trouble not in (None, trouble):
                         view.notice(f"{metrics.trouble}; training goes on")
                     trouble = metrics.trouble
+                    if reason and progress.stop_reason is None:
+                        view.notice(f"{reason}: the run ends early")
+                        break
             except NonFiniteLossError as error:
                 count = f"{learner.update} update{'s' if learner.update != 1 else ''}"
                 raise RunFailed(

@@ -56,7 +56,11 @@ def run_lines(text: str, folder: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("document", "languages"),
-    [("README.md", {"sh", "python", "toml"}), ("envs/README.md", {"sh", "python", "toml"})],
+    [
+        ("README.md", {"sh", "python", "toml"}),
+        ("envs/README.md", {"sh", "python", "toml"}),
+        ("learners/README.md", {"python"}),
+    ],
 )
 def test_every_block_of_a_readme_runs(document, languages, tmp_path):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")

@@ -23,7 +23,6 @@ from rollout.envs import Envs, find_env
 from rollout.errors import OperatorError, RunFailed
 from rollout.experiment import Experiment
 from rollout.learners.network import initial_parameters
-from rollout.learners.ppo import PPO
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
 from rollout.order_log import OrderLog, Part
@@ -64,7 +63,8 @@ class HandMadeRun:
         ]
         torch.set_num_threads(1)
         self.network = TorchNetwork(self.spec, initial_parameters(self.spec, experiment.seed))
-        self.algorithm = PPO(self.network, experiment.algorithm, experiment.seed)
+        algorithm = experiment.find_algorithm()
+        self.algorithm = algorithm(self.network, experiment.algorithm, experiment.seed)
         self.versions = [read_only(self.network.export())]
 
     def train(self, columns: list[tuple[int, int]]) -> None:
