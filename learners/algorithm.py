@@ -58,6 +58,11 @@ class Algorithm(ABC, Generic[S]):
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         self.optimizer.load_state_dict(state)
 
+    @property
+    def skipped_steps(self) -> int:
+        """Steps since the beginning whose loss or gradient was not finite."""
+        return self.optimizer.skipped_steps
+
     def on_device(self, array: np.ndarray) -> torch.Tensor:
         """The array as a tensor: its own memory on a CPU, else a copy that may be under way."""
         return torch.from_numpy(array).to(self.network.device, non_blocking=True)

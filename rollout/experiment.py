@@ -199,6 +199,12 @@ class LearnerSettings(Settings):
         le=1024,
         description="torch's threads for the update on a CPU; another number gives other bits",
     )
+    max_skipped_steps: int = Field(
+        default=10,
+        ge=1,
+        description="optimizer steps in a row whose loss or gradient is not finite; such steps are "
+        "skipped, and after so many the run fails",
+    )
 
 
 class MlpSettings(Settings):
@@ -316,14 +322,16 @@ class Experiment(Settings):
         """All that the learning curve depends on, as tables that JSON can hold.
 
         Left out is where, how carefully and for how long it runs: name, fleet.num_actors,
-        fleet.hang_s, fleet.max_actor_memory, fleet.on_env_failure, fleet.engine, checkpoint.* and
-        stop.*, but for the stop.env_steps towards which a learning rate is annealed.
+        fleet.hang_s, fleet.max_actor_memory, fleet.on_env_failure, fleet.engine,
+        learner.max_skipped_steps, checkpoint.* and stop.*, but for the stop.env_steps towards which
+        a learning rate is annealed.
         """
         tables = self.model_dump(
             mode="json",
             exclude={
                 "name": True,
                 "fleet": {"num_actors", "hang_s", "max_actor_memory", "on_env_failure", "engine"},
+                "learner": {"max_skipped_steps"},
                 "checkpoint": True,
                 "stop": True,
             },

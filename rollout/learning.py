@@ -43,7 +43,9 @@ def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algori
     parameters = initial_parameters(network, experiment.seed)
     torch_network = TorchNetwork(network, parameters, device)
     make_algorithm = experiment.find_algorithm()
-    return make_algorithm(torch_network, experiment.algorithm, experiment.seed), torch_network
+    algorithm = make_algorithm(torch_network, experiment.algorithm, experiment.seed)
+    algorithm.optimizer.max_skipped_steps = settings.max_skipped_steps
+    return algorithm, torch_network
 
 
 def fraction_done(experiment: Experiment, env_steps: int) -> float:

@@ -142,8 +142,9 @@ class Run:
             except NonFiniteLossError as error:
                 count = f"{learner.update} update{'s' if learner.update != 1 else ''}"
                 raise RunFailed(
-                    f"after {count}: {error}; if they come from the environment, "
-                    f"{self._experiment.env.how_to_check} shows where"
+                    f"after {count}: {error}; {self._directory.log} names the unrolls, and a "
+                    f"checkpoint of before is kept (learner.max_skipped_steps="
+                    f"{self._experiment.learner.max_skipped_steps})"
                 ) from error
         return learner
 
@@ -189,6 +190,7 @@ class Run:
             shares=shares,
             states=states,
             account=account,
+            parts=plan.network.parts,
         )
         count = plan.policy_lag + 1 if plan.is_lockstep else ASYNC_BATCHES
         batches = [Batch(plan.schema, plan.num_envs, memory) for _ in range(count)]

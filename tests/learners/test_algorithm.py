@@ -153,6 +153,16 @@ def test_rows_are_the_batchs_columns_by_name_and_what_was_computed() -> None:
     assert rows.reward.tolist() == [2.0] * 128
 
 
+def test_optimizer_gives_up_after_as_many_skipped_steps_as_it_is_told() -> None:
+    reinforce = make_reinforce()
+    reinforce.optimizer.max_skipped_steps = 2
+    batch = make_synthetic_batch(reinforce.network, 16, 8)
+    batch.reward[:] = math.nan
+    with pytest.raises(NonFiniteLossError, match="2 optimizer steps in a row"):
+        reinforce.update(batch, 0, fraction_done=0.0)
+    assert reinforce.skipped_steps == 2
+
+
 def test_metric_that_is_no_scalar_is_refused() -> None:
     reinforce = make_reinforce()
     batch = make_synthetic_batch(reinforce.network, 16, 8)

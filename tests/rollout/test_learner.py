@@ -82,6 +82,11 @@ def make_learner(tape, make_experiment):
 
     def make(events, *overrides: str, age_s: float = 0.0) -> Learner:
         class Algorithm:
+            skipped_steps = 0
+
+            def state_dict(self):
+                return {}
+
             def update(self, batch, update_index, fraction_done):
                 tape.append(("update", update_index, batch.number, round(fraction_done, 3)))
                 return {"losses/policy_loss": 0.25}

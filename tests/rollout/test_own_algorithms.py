@@ -411,3 +411,56 @@ def test_callback_that_returns_neither_true_nor_a_reason_is_named(places, tmp_pa
     with pytest.raises(TypeError, match="count returned 3, wanted True, a reason or None"):
         api.train(TABLES, run_dir=tmp_path / "run", callbacks=[count])
     places.assert_gone()
+
+
+# What is not finite
+
+
+def exploding(self, rows):
+    return Mine.loss(self, rows)[0] * (float("nan") if self.optimizer.step_count > 1 else 1.0), {}
+
+
+def test_losses_that_are_not_finite_are_told_with_their_unrolls_and_end_the_run(
+    places, tmp_path, view
+):
+    overrides = ["learner.max_skipped_steps=3"]
+    with pytest.raises(RunFailed) as caught:
+        api.train(
+            TABLES,
+            overrides,
+            algorithm=breaking(loss=exploding),
+            run_dir=tmp_path / "run",
+            view=view,
+        )
+    places.assert_gone()
+    assert "after 4 updates: 3 optimizer steps in a row had a loss or gradient" in str(caught.value)
+    (notice,) = [text for text in view.notices if "skipped" in text]
+    assert notice.startswith("update 2: 1 optimizer step was skipped")
+    assert "unroll 2 of environments 0 to 3 (actor " in notice
+    assert "unroll 2 of environments 4 to 7 (actor " in notice
+    assert "weights version 1)" in notice and "largest reward 1 (environment " in notice
+    log = (tmp_path / "run/run.log").read_text()
+    assert all(f"update {update}: 1 optimizer step" in log for update in (2, 3, 4))
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    skipped = [json.loads(line)["losses/skipped_steps"] for line in lines]
+    assert skipped == [0.0, 0.0, 1.0, 1.0]
+
+
+def failing_after_a_step(self, batch, update_index, fraction_done):
+    metrics = Mine.update(self, batch, update_index, fraction_done)
+    if update_index == 2 and not Path("mended").exists():
+        raise ZeroDivisionError
+    return metrics
+
+
+def test_update_that_raises_changes_nothing_of_what_is_saved(places, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    broken = breaking(update=failing_after_a_step)
+    with pytest.raises(ZeroDivisionError):
+        api.train(TABLES, algorithm=broken, run_dir="run")
+    places.assert_gone()
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["update-00000002"]
+    Path("mended").touch()
+    resumed = api.train(resume="run", algorithm=broken)
+    whole = api.train(TABLES, algorithm=broken, run_dir="whole")
+    assert resumed.summary.params_digest == whole.summary.params_digest
