@@ -33,7 +33,7 @@ def pss_mb(pid: int) -> float:
     raise RuntimeError(f"process {pid} tells no Pss")
 
 
-class Scale(api.NoView):
+class Scale(api.Callback):
     """Weighs the actors of a run after some updates."""
 
     def __init__(self, run: Path) -> None:

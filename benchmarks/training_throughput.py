@@ -21,7 +21,6 @@ from rollout.learners.impala_settings import ImpalaSettings
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.synthetic_batch import make_synthetic_batch
 from rollout.learners.torch_network import TorchNetwork
-from rollout.learning import algorithm_classes
 from rollout.progress import Progress
 from rollout.shapes import make_network
 
@@ -32,7 +31,7 @@ BARE_S = 2.0
 WANTED_RATIO, WANTED_RATE = 0.85, 700_000
 
 
-class TimeSplit(api.NoView):
+class TimeSplit(api.Callback):
     """Sums up where the time of a run went."""
 
     def __init__(self) -> None:
@@ -54,8 +53,7 @@ def make_bare_update(experiment: Experiment):
     """A function that updates once, as the learner does, from a batch at hand."""
     spec = make_network(experiment.network, experiment.env.find())
     network = TorchNetwork(spec, initial_parameters(spec, experiment.seed), "cpu")
-    settings = experiment.algorithm
-    algorithm = algorithm_classes()[settings.kind](network, settings, experiment.seed)
+    algorithm = experiment.find_algorithm()(network, experiment.algorithm, experiment.seed)
     batch = make_synthetic_batch(network, experiment.fleet.unroll_length, experiment.env.num_envs)
     number = 0
 
@@ -125,7 +123,7 @@ def main(overrides: list[str]) -> None:
             "num_envs": with_ppo.env.num_envs,
             "num_actors": with_ppo.fleet.num_actors,
             "unroll_length": with_ppo.fleet.unroll_length,
-            "num_minibatches": with_ppo.algorithm.num_minibatches,
+            "num_minibatches": with_ppo.num_minibatches,
             "policy_lag": with_ppo.fleet.policy_lag,
         },
         notes=(

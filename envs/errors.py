@@ -16,9 +16,9 @@ def raised_at(error: BaseException) -> str:
     """
     places = []
     for frame, line in traceback.walk_tb(error.__traceback__):
-        file, spec = frame.f_code.co_filename, frame.f_globals.get("__spec__")
-        module = spec.name if spec else str(frame.f_globals.get("__name__"))  # with -m, "__main__"
-        package = module.partition(".")[0]
+        file, names = frame.f_code.co_filename, frame.f_globals
+        spec = names.get("__spec__")  # knows the name of a module that runs as __main__
+        package = str(spec.name if spec else names.get("__name__")).partition(".")[0]
         if package != "rollout":
             is_installed = not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
             is_pythons = package in sys.stdlib_module_names

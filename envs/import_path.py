@@ -1,13 +1,78 @@
-"""Where modules of the user's own are looked for."""
+"""Where modules of the user's own are looked for, and how `package.module:Name` is."""
 
 import contextlib
+import importlib
 import importlib.machinery
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rollout import NEEDED
+from rollout.envs.errors import raised_at
+
+
+class ImportFailed(Exception):
+    """What `package.module:Name` says is not there; its cause is what the import raised."""
+
+
+def import_named(named: str, folder: str, meant: str, is_one: Callable[[object], bool]) -> Any:
+    """What `package.module:Name` is the name of, with modules of the folder first.
+
+    meant: the kind of thing, in a word; is_one: whether something is one. Raises ImportFailed that
+    says what is missing and the next move.
+    """
+    module_name, _, name = named.partition(":")
+    try:
+        with first_on_path(folder):
+            module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise ImportFailed(_import_failure(module_name, folder, error)) from error
+    if not hasattr(module, name):
+        there = [name for name, value in vars(module).items() if is_one(value)]
+        hint = f"; it has {', '.join(there)}" if there else f", nor any other {meant}"
+        places = getattr(module, "__file__", None) or ", ".join(getattr(module, "__path__", ()))
+        where = f" ({places})" if places else ""
+        hint += _shadow_hint(folder, [module_name])
+        raise ImportFailed(f"{module_name}{where} has no {name!r}{hint}")
+    return getattr(module, name)
+
+
+def is_named(text: str) -> bool:
+    """Whether a text can be `package.module:Name`."""
+    module_name, _, name = text.partition(":")
+    is_path = "/" in module_name or module_name.endswith(".py")
+    return bool(module_name and name) and not is_path
+
+
+def _import_failure(module_name: str, folder: str, error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+        return (
+            f"no module {error.name!r}; start the command in the folder that holds it, or install "
+            "it"
+        )
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}"
+    else:
+        place = raised_at(error)
+    said = error.msg if isinstance(error, SyntaxError) else error
+    beside = [
+        name
+        for name, module in list(sys.modules.items())
+        if os.path.dirname(getattr(module, "__file__", None) or "") == folder
+    ]
+    return (
+        f"importing {module_name} failed at {place}: {type(error).__name__}: {said}"
+        f"{_shadow_hint(folder, beside)}"
+    )
+
+
+def _shadow_hint(folder: str, modules: Iterable[str]) -> str:
+    """The next move where a file of the folder has the name of something else."""
+    for name in modules:
+        if file := shadowed(folder, name):
+            return f"; {file} has the name of another module, {name.partition('.')[0]}: rename it"
+    return ""
 
 
 @contextlib.contextmanager

@@ -1,20 +1,18 @@
 """Environments by name."""
 
 import difflib
-import importlib
 import os
 import sys
-from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 import gymnasium
 
 from rollout.env_source import OBJECT, EnvSource
 from rollout.envs.compiled_env import CompiledEnv
-from rollout.envs.errors import EnvError, raised_at
+from rollout.envs.errors import EnvError
 from rollout.envs.foreign.finding import GYMNASIUM, PREFIXES, from_maker, from_package, is_maker
 from rollout.envs.foreign.foreign_env import ForeignEnv
-from rollout.envs.import_path import first_on_path, shadowed
+from rollout.envs.import_path import ImportFailed, import_named, is_named
 
 AnyEnv = type[CompiledEnv] | ForeignEnv
 
@@ -132,25 +130,18 @@ def _given(env_id: str, given: Any) -> Any:
 
 def _named(env_id: str, folder: str) -> Any:
     """What a bundled id, or `package.module:Name`, is the name of."""
-    module_name, _, name = BUNDLED.get(env_id, env_id).partition(":")
-    if not (module_name and name) or "/" in module_name or module_name.endswith(".py"):
+    named = BUNDLED.get(env_id, env_id)
+    if not is_named(named):
         raise EnvError(
             f"unknown environment {env_id!r}; {_nearest(env_id, folder)} "
             "(an environment of your own is named package.module:Name)"
         )
     try:
-        with first_on_path(folder):
-            module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise _import_failure(env_id, module_name, folder, error) from error
-    if not hasattr(module, name):
-        there = [name for name, value in vars(module).items() if _is_env(value)]
-        hint = f"; it has {', '.join(there)}" if there else ", nor any other environment"
-        places = getattr(module, "__file__", None) or ", ".join(getattr(module, "__path__", ()))
-        where = f" ({places})" if places else ""
-        hint += _shadow_hint(folder, [module_name])
-        raise EnvError(f"environment {env_id!r}: {module_name}{where} has no {name!r}{hint}")
-    return getattr(module, name)
+        return import_named(named, folder, "environment", _is_env)
+    except ImportFailed as failed:
+        if isinstance(failed.__cause__, EnvError):  # a definition that is wrong says so best itself
+            raise failed.__cause__ from failed.__cause__.__cause__
+        raise EnvError(f"environment {env_id!r}: {failed}") from failed.__cause__
 
 
 def _nearest(env_id: str, folder: str) -> str:
@@ -178,35 +169,3 @@ def _is_env(value: object) -> bool:
 
 def _is_definition(value: object) -> TypeGuard[type[CompiledEnv]]:
     return isinstance(value, type) and issubclass(value, CompiledEnv) and value is not CompiledEnv
-
-
-def _shadow_hint(folder: str, modules: Iterable[str]) -> str:
-    """The next move where a file of the folder has the name of something else."""
-    for name in modules:
-        if file := shadowed(folder, name):
-            return f"; {file} has the name of another module, {name.partition('.')[0]}: rename it"
-    return ""
-
-
-def _import_failure(env_id: str, module_name: str, folder: str, error: BaseException) -> EnvError:
-    if isinstance(error, EnvError):  # a definition that is wrong says so best itself
-        return error
-    if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-        return EnvError(
-            f"environment {env_id!r}: no module {error.name!r}; start the command in the folder "
-            "that holds it, or install it"
-        )
-    if isinstance(error, SyntaxError):
-        place = f"{error.filename}:{error.lineno}"
-    else:
-        place = raised_at(error)
-    said = error.msg if isinstance(error, SyntaxError) else error
-    beside = [
-        name
-        for name, module in list(sys.modules.items())
-        if os.path.dirname(getattr(module, "__file__", None) or "") == folder
-    ]
-    return EnvError(
-        f"environment {env_id!r}: importing {module_name} failed at {place}: "
-        f"{type(error).__name__}: {said}{_shadow_hint(folder, beside)}"
-    )

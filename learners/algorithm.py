@@ -1,25 +1,25 @@
 """What an algorithm is, and what all of them share.
 
 An algorithm of your own is a subclass with settings, and an `update` that turns a batch into steps
-of the optimizer; ppo.py is the example to start from.
+of the optimizer; README.md beside this file has an example to start from, ppo.py is a longer one.
 """
 
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from rollout.learners import draws
 from rollout.learners.optimizer import Adam
-from rollout.learners.settings import Settings
+from rollout.learners.settings import AlgorithmSettings
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
 
-S = TypeVar("S", bound=Settings)
-Rows = TypeVar("Rows", bound="RowsWithInputs")
+S = TypeVar("S", bound=AlgorithmSettings)
+Rows = TypeVar("Rows", bound=NamedTuple)
 Piece = TypeVar("Piece")
 Metrics = dict[str, torch.Tensor]
 
@@ -47,24 +47,13 @@ class Inputs(NamedTuple):
     is_step: torch.Tensor | None = None
 
 
-class RowsWithInputs(Protocol):
-    """A NamedTuple of tensors, each [R, …], one of which is what the network reads of them."""
-
-    @property
-    def inputs(self) -> Inputs: ...
-
-    def __getitem__(self, index: Any, /) -> Any: ...
-
-    def _replace(self, **changes: Any) -> Any: ...
-
-
 class Algorithm(ABC, Generic[S]):
     """Improves a network from batches.
 
     Settings: model of the table `[algorithm]`; its `needs_value` tells actors to record `value`.
     """
 
-    Settings: ClassVar[type[Settings]]
+    Settings: ClassVar[type[AlgorithmSettings]]
 
     def __init__(
         self, network: TorchNetwork, settings: S, seed: int, *, adam_eps: float = 1e-8
@@ -79,7 +68,8 @@ class Algorithm(ABC, Generic[S]):
         """Improve the network once; returns metrics by their names in logs.
 
         The batch may be overwritten once this returns. All randomness is a function of the seed and
-        `update_index`. fraction_done: of the run, 0 to 1, for schedules.
+        `update_index`. fraction_done: of the run, 0 to 1, for schedules; 0 unless the settings'
+        `anneal_lr` is true.
         """
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -88,6 +78,11 @@ class Algorithm(ABC, Generic[S]):
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         self.optimizer.load_state_dict(state)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps since the beginning whose loss or gradient was not finite."""
+        return self.optimizer.skipped_steps
 
     def on_device(self, array: np.ndarray) -> torch.Tensor:
         """The array as a tensor: its own memory on a CPU, else a copy that may be under way."""
@@ -108,13 +103,27 @@ class Algorithm(ABC, Generic[S]):
             is_step=self.as_rows(~batch.no_op) if batch.no_op.any() else None,
         )
 
+    def make_rows(self, kind: type[Rows], batch: Batch, **computed: np.ndarray) -> Rows:
+        """The steps of a batch as rows on the device, without steps that are none.
+
+        kind: a NamedTuple of tensors, `inputs` being what the network reads. Its other fields are
+        those of `computed`, each [T, B, …], and else the columns of the batch by their names:
+        `action` [R, *action_shape], `reward`, … Row T of a value is left out.
+        """
+        T, names = len(batch.reward), [name for name in kind._fields if name != "inputs"]
+        columns = {n: computed[n] if n in computed else getattr(batch, n) for n in names}
+        rows: dict[str, Any] = {name: self.as_rows(column[:T]) for name, column in columns.items()}
+        rows["inputs"] = self.inputs(batch)
+        return self.without_no_ops(kind._make(rows[name] for name in kind._fields))
+
     def without_no_ops(self, rows: Rows) -> Rows:
         """The rows that are steps; of a network with a core all, as it needs them."""
-        is_step, core_size = rows.inputs.is_step, rows.inputs.core_state.shape[1]
-        if is_step is None or core_size:
+        inputs = inputs_of(rows)
+        is_step = inputs.is_step
+        if is_step is None or inputs.core_state.shape[1]:
             return rows
         steps = _of_each(rows, lambda x: x[is_step])
-        return steps._replace(inputs=steps.inputs._replace(is_step=None))
+        return steps._replace(inputs=inputs_of(steps)._replace(is_step=None))
 
     def minibatches(
         self, rows: Rows, num_minibatches: int, update_index: int, epoch: int
@@ -126,7 +135,7 @@ class Algorithm(ABC, Generic[S]):
         two. Where the network has a core, environments are shared out instead, with all steps of
         each; rows that are no steps go to the core, and not into the minibatch.
         """
-        columns, core_size = rows.inputs.core_state.shape
+        columns, core_size = inputs_of(rows).core_state.shape
         if columns == 0:
             return
         at_most = columns if core_size else columns // 2
@@ -138,11 +147,7 @@ class Algorithm(ABC, Generic[S]):
         bounds = -(np.arange(num_minibatches + 1) * -columns // num_minibatches)
         for start, stop in itertools.pairwise(bounds.tolist()):
             part = _of_each(shuffled, lambda x, a=start, b=stop: x[:, a:b].flatten(0, 1))
-            inputs = part.inputs
-            if inputs.is_step is not None:
-                others = part._replace(inputs=None)
-                part = _of_each(others, lambda x, keep=inputs.is_step: x[keep])
-            yield part._replace(inputs=inputs)
+            yield _only_steps(part)
 
     def step(
         self,
@@ -172,7 +177,7 @@ class Algorithm(ABC, Generic[S]):
         self.network.flat_grad.zero_()
         total: Metrics = {}
         for piece, part in pieces:
-            piece_loss, metrics = loss(piece)
+            piece_loss, metrics = _checked(loss(piece))
             if part < 1.0:
                 piece_loss = part * piece_loss
                 metrics = {name: part * metric for name, metric in metrics.items()}
@@ -185,14 +190,36 @@ class Algorithm(ABC, Generic[S]):
         return {**total, "losses/grad_norm": norm}
 
     def _pieces(self, minibatch: Rows) -> Iterator[tuple[Rows, float]]:
-        inputs, max_rows = minibatch.inputs, MAX_ROWS[self.network.device.type]
+        inputs, max_rows = inputs_of(minibatch), MAX_ROWS[self.network.device.type]
         num_rows = len(inputs.is_first)
         if num_rows <= max_rows or inputs.core_state.shape[1]:
-            yield minibatch, 1.0
+            yield _only_steps(minibatch), 1.0
             return
         for start in range(0, num_rows, max_rows):
             piece = _of_each(minibatch, lambda x, start=start: x[start : start + max_rows])
-            yield piece, len(piece.inputs.is_first) / num_rows
+            yield piece, len(inputs_of(piece).is_first) / num_rows
+
+
+def inputs_of(rows: Any) -> Inputs:
+    """What the network reads of rows. Raises TypeError if they do not have it."""
+    inputs = getattr(rows, "inputs", None)
+    if not isinstance(inputs, Inputs):
+        raise TypeError(
+            f"{type(rows).__name__} has no field inputs: Inputs, what the network reads; "
+            "self.make_rows and self.inputs(batch) make it"
+        )
+    return inputs
+
+
+def _only_steps(rows: Any) -> Any:
+    """What the loss reads of rows; the network has to read all of them, if it has a core."""
+    inputs = inputs_of(rows)
+    is_step = inputs.is_step
+    if is_step is None:
+        return rows
+    others = rows._replace(inputs=None)
+    steps = _of_each(others, lambda x: x[is_step] if len(x) == len(is_step) else x)
+    return steps._replace(inputs=inputs)
 
 
 def _of_each(rows: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
@@ -205,6 +232,32 @@ def _of_each(rows: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
             column = _of_each(column, change)
         changed.append(column)
     return rows._make(changed)
+
+
+def _checked(returned: Any) -> tuple[torch.Tensor, Metrics]:
+    """What a loss returned. Raises TypeError or ValueError for what no step can be taken from."""
+    if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
+        raise TypeError(f"the loss returned {_shown(returned)}; wanted (loss, metrics)")
+    loss, metrics = returned
+    if not isinstance(loss, torch.Tensor) or loss.ndim:
+        raise ValueError(
+            f"the loss is {_shown(loss)}; wanted a mean over rows, a tensor of shape []"
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss carries no gradient; it must come from self.network(…) without detach, item "
+            "or torch.no_grad in between"
+        )
+    for name, metric in metrics.items():
+        if not isinstance(metric, torch.Tensor) or metric.ndim:
+            raise ValueError(f"metric {name!r} is {_shown(metric)}; wanted a tensor of shape []")
+    return loss, metrics
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return f"an object of type {type(value).__name__}"
 
 
 def mean_metrics(steps: list[Metrics | None]) -> dict[str, float]:

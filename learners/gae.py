@@ -2,6 +2,23 @@
 
 import numpy as np
 
+from rollout.learners.unroll import Batch
+
+
+def batch_gae(batch: Batch, gamma: float, gae_lambda: float) -> np.ndarray:
+    """Advantages of a batch's steps by the values that actors recorded, float32 [T, B]; see gae."""
+    return gae(
+        reward=batch.reward,
+        value=batch.value,
+        terminated=batch.terminated,
+        truncated=batch.truncated,
+        final_t=batch.final_t,
+        final_env=batch.final_env,
+        final_value=batch.final_value,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+    )
+
 
 @np.errstate(all="ignore")  # what is not finite shows in the loss, and is counted there
 def gae(

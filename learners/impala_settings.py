@@ -4,16 +4,18 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from rollout.learners.settings import Settings
+from rollout.learners.settings import AlgorithmSettings
 
 
-class ImpalaSettings(Settings):
+class ImpalaSettings(AlgorithmSettings):
     """IMPALA (Espeholt et al. 2018), by the names that PPO's settings have where both have them."""
 
     needs_value: ClassVar[bool] = False  # of the actors: the learner's own network computes values
     has_minibatches_of_envs: ClassVar[bool] = True  # traces run through whole unrolls
 
-    kind: Literal["impala"] = Field(default="impala", description="which algorithm")
+    kind: Literal["impala"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="impala", description="which algorithm"
+    )
     learning_rate: float = Field(default=6e-4, gt=0, description="Adam's step size")
     anneal_lr: bool = Field(
         default=False, description="let learning_rate fall linearly to 0 over stop.env_steps"

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-MAX_SKIPPED_IN_A_ROW = 10
+MAX_SKIPPED_STEPS = 10
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -21,6 +21,7 @@ class Adam:
     A loss or gradient that is not finite changes nothing but the counts.
 
     skipped_steps: how many steps the guard refused.   step_count: how many were taken (t).
+    max_skipped_steps: in a row, at which it gives up.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Adam:
         self.gradient = gradient
         self.betas = betas
         self.eps = eps
+        self.max_skipped_steps = MAX_SKIPPED_STEPS
         self.first_moment = torch.zeros_like(parameters)
         self.second_moment = torch.zeros_like(parameters)
         self.step_count = 0
@@ -84,11 +86,11 @@ class Adam:
     def _skip(self, loss: float, norm: float) -> None:
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        if self.skipped_in_a_row >= self.max_skipped_steps:
             raise NonFiniteLossError(
                 f"{self.skipped_in_a_row} optimizer steps in a row had a loss or gradient that is "
                 f"not finite (last: loss {loss}, gradient norm {norm}); "
-                "look for NaN in rewards and observations, and try a smaller learning_rate"
+                "try a smaller learning_rate, and rewards of another scale"
             )
 
     def state_dict(self) -> dict[str, torch.Tensor]:

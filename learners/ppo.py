@@ -23,7 +23,7 @@ from rollout.learners.algorithm import (
     mean_metrics,
 )
 from rollout.learners.columns import Columns, evaluate
-from rollout.learners.gae import gae
+from rollout.learners.gae import batch_gae
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
@@ -89,17 +89,7 @@ class PPO(Algorithm[PpoSettings]):
 
     def recorded(self, batch: Batch) -> Estimates:
         """What follows from the values that actors recorded."""
-        advantage = gae(
-            reward=batch.reward,
-            value=batch.value,
-            terminated=batch.terminated,
-            truncated=batch.truncated,
-            final_t=batch.final_t,
-            final_env=batch.final_env,
-            final_value=batch.final_value,
-            gamma=self.settings.gamma,
-            gae_lambda=self.settings.gae_lambda,
-        )
+        advantage = batch_gae(batch, self.settings.gamma, self.settings.gae_lambda)
         value = batch.value[:-1]
         columns = (batch.behavior_log_prob, value, advantage, advantage + value)
         return Estimates(*map(self.on_device, columns))

@@ -1,18 +1,18 @@
 """PPO's settings: the table `[algorithm]` with `kind = "ppo"`. Without torch."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from rollout.learners.settings import Settings
+from rollout.learners.settings import AlgorithmSettings
 
 
-class PpoSettings(Settings):
+class PpoSettings(AlgorithmSettings):
     """PPO (Schulman et al. 2017), by the names and with the defaults CleanRL's users know."""
 
-    has_minibatches_of_envs: ClassVar[bool] = False  # but of steps, in any order
-
-    kind: Literal["ppo"] = Field(default="ppo", description="which algorithm")
+    kind: Literal["ppo"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="ppo", description="which algorithm"
+    )
     learning_rate: float = Field(default=2.5e-4, gt=0, description="Adam's step size")
     anneal_lr: bool = Field(
         default=False, description="let learning_rate fall linearly to 0 over stop.env_steps"
@@ -52,6 +52,6 @@ class PpoSettings(Settings):
     )
 
     @property
-    def needs_value(self) -> bool:
+    def needs_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Of the actors, for every observation."""
         return not self.vtrace

@@ -16,7 +16,7 @@ def make_synthetic_batch(
     Values and log-probabilities are the network's own, as if it had acted.
     """
     spec = network.spec
-    assert not spec.parts, "made for observations that are plain numbers"
+    assert not spec.parts and not spec.core_size, "made for plain numbers, and for no memory"
     random = np.random.default_rng(seed)
     rows = (unroll_length, num_envs)
     ends = random.random(rows)

@@ -25,6 +25,8 @@ _HOMES = {
     "train": "rollout.api",
     "load_policy": "rollout.policy",
     "evaluate": "rollout.evaluate_runs",
+    "Callback": "rollout.progress",
+    "Progress": "rollout.progress",
 }
 
 

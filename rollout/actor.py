@@ -12,6 +12,7 @@ from rollout.acting import UnrollActor
 from rollout.actor_memory import MemoryWatch
 from rollout.envs.philox import CLOCK
 from rollout.envs.registry import AnyEnv
+from rollout.finite_check import check_finite
 from rollout.host_memory import HostPage, Slot, WeightsFiles
 from rollout.make_actor import make_actor
 from rollout.outbox import Assignment, Outbox, Stopwatch
@@ -92,6 +93,7 @@ def act_share(
         wait_weights_us = stopwatch.lap_us()
         slot.begin(version)
         payload = acting.act(weights)
+        check_finite(acting, plan.network.parts, weights, slot.position)
         times = ActorTimes(stopwatch.lap_us(), wait_weights_us, wait_credit_us)
         slot.count(plan.schema.unroll_length * share.num_envs)
         buffer = acting.buffer

@@ -6,11 +6,12 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.algorithm_trial import try_out
 from rollout.cluster import make_plan, remove_run
 from rollout.envs.errors import EnvError
 from rollout.errors import OperatorError, require_linux
@@ -20,7 +21,7 @@ from rollout.learner import Clock, stop_reason
 from rollout.learning import check_device
 from rollout.order_log import cut_to
 from rollout.plan import HostPlan
-from rollout.progress import NoView, View
+from rollout.progress import Callback, Progress, View, Views
 from rollout.results import summary_of
 from rollout.resume import Resumption, begin_resume, plan_resume
 from rollout.run import Run
@@ -58,6 +59,8 @@ def train(
     overrides: Iterable[str] = (),
     *,
     env: Any = None,
+    algorithm: Any = None,
+    callbacks: Iterable[View | Callable[[Progress], bool | str | None]] = (),
     run_dir: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
     view: View | None = None,
@@ -67,18 +70,23 @@ def train(
 
     experiment: a TOML file's path, a mapping, or an Experiment. overrides: `key=value` each.
     env: the environment itself, in place of `env.id`: a class, or a function that makes one, from
-    wherever; see README. run_dir: a new or empty directory; by default runs/NAME-TIME. resume: a
-    run to go on with instead, from its newest good checkpoint; its own experiment, with overrides.
-    started: when the run's seconds begin to count, by time.monotonic(); by default now.
+    wherever; see README. algorithm: the class of an algorithm, a subclass of
+    rollout.learners.Algorithm, in place of `algorithm.kind`; the other keys of its table are its
+    settings. callbacks: functions that are called with Progress after each update, or objects of
+    classes derived from rollout.Callback; one that returns True or a reason ends the run, saved;
+    one that raises ends it too, saved, and raises here. run_dir: a new or empty directory; by
+    default runs/NAME-TIME. resume: a run to go on with instead, from its newest good checkpoint;
+    its own experiment, with overrides. started: when the run's seconds begin to count, by
+    time.monotonic(); by default now.
 
-    Raises ConfigError, EnvError or OperatorError for what is wrong with the input, and leaves no
-    new run directory then; RunFailed when a run that had started dies. Nothing is left running. In
-    this process torch then has `learner.num_threads` threads, malloc keeps freed memory, and the
-    limit on open files is raised.
+    Raises ConfigError, EnvError, AlgorithmError or OperatorError for what is wrong with the input,
+    and leaves no new run directory then; RunFailed when a run that had started dies. Nothing is
+    left running. In this process torch then has `learner.num_threads` threads, malloc keeps freed
+    memory, and the limit on open files is raised.
     """
     began = time.monotonic() if started is None else started
     require_linux()
-    view = view or NoView()
+    view = Views([view or Callback(), *callbacks])
     if (experiment is None) == (resume is None) or (resume is not None and run_dir is not None):
         raise TypeError("train takes an experiment, perhaps with run_dir, or else resume")
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -86,18 +94,21 @@ def train(
         closing.enter_context(_signals_to(events, view))
         if resume is not None:
             directory = closing.enter_context(RunDirectory.open_to_resume(resume, env))
-            resumption = plan_resume(directory, overrides)
+            resumption = plan_resume(directory, overrides, algorithm)
             summary = _finished(directory, resumption)
             if summary is not None:
                 return Result(summary, directory.path, was_finished=True, env=env)
             experiment = resumption.experiment
         else:
             assert experiment is not None
-            experiment = as_experiment(experiment, overrides, env)
+            experiment = as_experiment(experiment, overrides, env=env, algorithm=algorithm)
             directory = resumption = None
         check_device(experiment.learner.device)
         given = experiment.env.pickled()
         plan = closing.enter_context(_planned(experiment))  # refuses before there is a directory
+        if ":" in experiment.algorithm.kind:
+            for warning in try_out(experiment, plan.network, plan.schema):
+                view.notice(warning)
         if directory is None:
             directory = closing.enter_context(_new_directory(experiment, run_dir))
         elif resumption is not None:

@@ -33,23 +33,45 @@ class Arrival:
         return len(self.unroll.reward)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where columns of a batch came from. env: their environments, int64 [n]."""
+
+    actor: int
+    unroll_index: int
+    weights_version: int
+    env: np.ndarray
+
+    def __str__(self) -> str:
+        first, last = self.env[0], self.env[-1]
+        some = f"environments {first} to {last}" if last > first else f"environment {first}"
+        return (
+            f"unroll {self.unroll_index} of {some} (actor {self.actor}, weights version "
+            f"{self.weights_version})"
+        )
+
+
 @dataclass
 class FullBatch:
     """A sealed batch. times: the actors' summed time by activity, for this batch.
 
-    parts: what actors gave to it. ledger: the account of the moment when it was handed out.
+    parts: what actors gave to it; origins: the same, for people. ledger: the account of the moment
+    when it was handed out.
     """
 
     batch: Batch
     times: ActorTimes = NO_TIME
     parts: list[Part] = field(default_factory=list)
+    origins: list["Origin"] = field(default_factory=list)
     ledger: Ledger | None = None
 
     def put(self, arrival: Arrival, column: int, count: int) -> None:
         """Copy the arrival's next `count` columns."""
         start, stop = arrival.num_put, arrival.num_put + count
-        version = arrival.header.weights_version
-        self.batch.put(arrival.unroll, column, arrival.env[start:stop], version, start)
+        header = arrival.header
+        version, env = header.weights_version, arrival.env[start:stop]
+        self.batch.put(arrival.unroll, column, env, version, start)
+        self.origins.append(Origin(header.actor, header.unroll_index, version, env))
         arrival.num_put = stop
         is_whole = stop == len(arrival.env)
         if is_whole:

@@ -70,10 +70,21 @@ class Checkpoint:
     def experiment(self) -> Experiment:
         """What was being run when it was saved. config.toml may have changed since.
 
-        Raises OperatorError if that experiment cannot be had here, for want of its environment say.
+        The module of an algorithm of somebody's own is not imported, see `learnable`. Raises
+        OperatorError if that experiment cannot be had here, for want of its environment say.
         """
+        return self._experiment(reads_algorithm=False)
+
+    def learnable(self, algorithm: Any = None) -> Experiment:
+        """The same, for who goes on learning: its algorithm is there, and takes its settings.
+
+        algorithm: the class, if that was given as an object. Raises OperatorError.
+        """
+        return self._experiment(algorithm=algorithm)
+
+    def _experiment(self, **options: Any) -> Experiment:
         try:
-            return as_experiment(self.state["experiment"], env=self.env)
+            return as_experiment(self.state["experiment"], env=self.env, **options)
         except ConfigError as error:
             problems = "; ".join(error.problems)
             raise OperatorError(

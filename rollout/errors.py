@@ -31,6 +31,10 @@ class OperatorError(RolloutError):
     """Whoever runs it can act: limits of the machine, run directories, devices, checkpoints."""
 
 
+class AlgorithmError(RolloutError):
+    """The author of an algorithm can act: it cannot be found, or is none."""
+
+
 class RunFailed(RolloutError):
     """A run that had started died."""
 

@@ -13,20 +13,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationError,
+)
 
 from rollout.env_source import OBJECT, EnvSource, VectorizationMode, object_id
-from rollout.errors import ConfigError
+from rollout.errors import AlgorithmError, ConfigError
 from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
 from rollout.experiment_rules import MAX_UNROLL_LENGTH, broken_rules, resolve_params
 from rollout.learners.impala_settings import ImpalaSettings
 from rollout.learners.ppo_settings import PpoSettings
-from rollout.learners.settings import Kinds, Settings
+from rollout.learners.settings import Kinds, Settings, UnreadAlgorithm
 from rollout.sizes import SIZE_PATTERN, parse_size
 
 if TYPE_CHECKING:
     from rollout.envs.registry import AnyEnv
+    from rollout.learners.algorithm import Algorithm
 
 
 def usable_cores() -> int:
@@ -192,6 +200,12 @@ class LearnerSettings(Settings):
         le=1024,
         description="torch's threads for the update on a CPU; another number gives other bits",
     )
+    max_skipped_steps: int = Field(
+        default=10,
+        ge=1,
+        description="optimizer steps in a row whose loss or gradient is not finite; such steps are "
+        "skipped, and after so many the run fails",
+    )
 
 
 class CoreSettings(Settings):
@@ -249,7 +263,7 @@ class CheckpointSettings(Settings):
 
 
 NETWORK_KINDS = Kinds({"mlp": MlpSettings})
-ALGORITHM_KINDS = Kinds({"ppo": PpoSettings, "impala": ImpalaSettings})
+ALGORITHM_KINDS = Kinds({"ppo": PpoSettings, "impala": ImpalaSettings}, UnreadAlgorithm)
 
 
 def _check_name(name: str) -> str:
@@ -275,11 +289,24 @@ class Experiment(Settings):
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     learner: LearnerSettings = Field(default_factory=LearnerSettings)
     network: Annotated[MlpSettings, NETWORK_KINDS] = Field(default_factory=MlpSettings)
-    algorithm: Annotated[PpoSettings | ImpalaSettings, ALGORITHM_KINDS] = Field(
-        default_factory=PpoSettings
-    )
+    algorithm: Annotated[
+        SerializeAsAny[PpoSettings | ImpalaSettings | UnreadAlgorithm], ALGORITHM_KINDS
+    ] = Field(default_factory=PpoSettings)
     stop: StopSettings
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+
+    _given_algorithm: Any = PrivateAttr(None)
+
+    @property
+    def given_algorithm(self) -> Any:
+        """The class of the algorithm, if it was given as an object; no file holds it."""
+        return self._given_algorithm
+
+    def find_algorithm(self) -> "type[Algorithm]":
+        """The class of the algorithm. Imports torch. Raises AlgorithmError."""
+        from rollout.algorithms import find_algorithm
+
+        return find_algorithm(self.algorithm.kind, self._given_algorithm)
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], overrides: Iterable[str] = ()) -> "Experiment":
@@ -292,28 +319,40 @@ class Experiment(Settings):
         return self.env.num_envs * self.fleet.unroll_length
 
     @property
-    def minibatch_size(self) -> int:
+    def num_minibatches(self) -> int | None:
+        """Parts into which the algorithm cuts a batch, if its settings say so."""
+        return getattr(self.algorithm, "num_minibatches", None)
+
+    @property
+    def has_minibatches_of_envs(self) -> bool:
+        """Whether these are whole environments, as the algorithm or the network needs them."""
+        return self.algorithm.has_minibatches_of_envs or self.network.core is not None
+
+    @property
+    def minibatch_size(self) -> int | None:
         """Steps in one minibatch."""
-        return self.batch_size // self.algorithm.num_minibatches
+        return self.num_minibatches and self.batch_size // self.num_minibatches
 
     @property
     def curve(self) -> dict[str, Any]:
         """All that the learning curve depends on, as tables that JSON can hold.
 
         Left out is where, how carefully and for how long it runs: name, fleet.num_actors,
-        fleet.hang_s, fleet.max_actor_memory, fleet.on_env_failure, fleet.engine, checkpoint.* and
-        stop.*, but for the stop.env_steps towards which a learning rate is annealed.
+        fleet.hang_s, fleet.max_actor_memory, fleet.on_env_failure, fleet.engine,
+        learner.max_skipped_steps, checkpoint.* and stop.*, but for the stop.env_steps towards which
+        a learning rate is annealed.
         """
         tables = self.model_dump(
             mode="json",
             exclude={
                 "name": True,
                 "fleet": {"num_actors", "hang_s", "max_actor_memory", "on_env_failure", "engine"},
+                "learner": {"max_skipped_steps"},
                 "checkpoint": True,
                 "stop": True,
             },
         )
-        if self.algorithm.anneal_lr:
+        if self.algorithm.is_annealed:
             tables["stop"] = {"env_steps": self.stop.env_steps}
         return tables
 
@@ -340,40 +379,59 @@ class Resolved:
 
 
 def load_experiment(
-    path: str | os.PathLike[str], overrides: Iterable[str] = (), env: Any = None
+    path: str | os.PathLike[str], overrides: Iterable[str] = (), **options: Any
 ) -> Experiment:
-    """The experiment of a TOML file, with `key=value` overrides. Raises ConfigError."""
-    return resolve(path, overrides, env).experiment
+    """The experiment of a TOML file, with `key=value` overrides. options: see `resolve`."""
+    return resolve(path, overrides, **options).experiment
 
 
 def as_experiment(
-    source: ExperimentSource, overrides: Iterable[str] = (), env: Any = None
+    source: ExperimentSource, overrides: Iterable[str] = (), **options: Any
 ) -> Experiment:
-    """The experiment of a TOML file, of nested tables, or given as it is. Raises ConfigError.
+    """The experiment of a TOML file, of nested tables, or as it is. options: see `resolve`."""
+    return resolve(source, overrides, **options).experiment
 
-    env: the environment itself, in place of `env.id`.
+
+def resolve(
+    source: ExperimentSource,
+    overrides: Iterable[str] = (),
+    *,
+    env: Any = None,
+    algorithm: Any = None,
+    reads_algorithm: bool = True,
+) -> Resolved:
+    """The experiment of a TOML file, of nested tables, or given as it is; and its values' sources.
+
+    env: the environment itself, in place of `env.id`. algorithm: the algorithm's class itself, in
+    place of `algorithm.kind`. reads_algorithm=False: for who does not learn, leave the table of an
+    algorithm of somebody's own as it is; else its module is imported. Raises ConfigError.
     """
-    return resolve(source, overrides, env).experiment
-
-
-def resolve(source: ExperimentSource, overrides: Iterable[str] = (), env: Any = None) -> Resolved:
-    """Like `as_experiment`, with the source of every value."""
     layers = _layers(source)
     for text in [overrides] if isinstance(overrides, str) else overrides:
         layers.put_override(text)
-    if env is None and isinstance(source, Experiment):
-        env = source.env.given
-    fits = env is None or _put_given(layers, object_id(env))
+    if isinstance(source, Experiment):
+        env = source.env.given if env is None else env
+        algorithm = source.given_algorithm if algorithm is None else algorithm
+    wrong_from_start: set[KeyPath] = set()
+    for path, given in ((("env", "id"), env), (("algorithm", "kind"), algorithm)):
+        if given is not None and not _put_given(layers, path, object_id(given)):
+            wrong_from_start.add(path)
+    own, cause = {}, None
+    if reads_algorithm and ("algorithm", "kind") not in wrong_from_start:
+        own, cause = _own_algorithm(layers, algorithm)
+        if cause is not None:
+            layers.remove(("algorithm",))  # nobody can say what is wrong in it besides
+            wrong_from_start.add(("algorithm",))
     _put_num_actors(layers)
-    experiment, wrong, problems = _validate(layers)
+    experiment, wrong, problems = _validate(layers, own)
     experiment.env._given = env
-    if not fits:
-        wrong.add(("env", "id"))
+    experiment._given_algorithm = algorithm
+    wrong |= wrong_from_start
     problems = [*layers.problems, *problems, *broken_rules(experiment, wrong, layers)]
-    cause = None
     if ("env", "id") not in wrong and ("env",) not in wrong:
-        experiment, env_problems, cause = _with_env_params(experiment, layers)
+        experiment, env_problems, env_cause = _with_env_params(experiment, layers)
         problems += env_problems
+        cause = cause or env_cause
     if problems:
         raise ConfigError(problems) from cause
     sources = {}
@@ -410,9 +468,17 @@ def _layers(source: ExperimentSource) -> Layers:
             del values["fleet"]["num_actors"]  # the default may be more than there are environments
         return mapping_layers(values)
     if isinstance(source, Mapping):
-        tables = {k: v.model_dump() if isinstance(v, Settings) else v for k, v in source.items()}
+        tables = {k: _dumped(v) if isinstance(v, Settings) else v for k, v in source.items()}
         return mapping_layers(tables)
     return read_file_layers(source)
+
+
+def _dumped(table: Settings) -> dict[str, Any]:
+    """A table as keys and values; an algorithm's settings need not say whose they are."""
+    values = table.model_dump()
+    if values.get("kind") == "":
+        del values["kind"]
+    return values
 
 
 def _put_num_actors(layers: Layers) -> None:
@@ -425,34 +491,63 @@ def _put_num_actors(layers: Layers) -> None:
     layers.put_missing(("fleet", "num_actors"), min(usable_cores(), num_envs), source)
 
 
-def _put_given(layers: Layers, env_id: str) -> bool:
-    """Put the id of an environment that is given as an object; whether there is no other one."""
-    name = env_id.removeprefix(OBJECT)
-    layers.put_missing(("env", "id"), env_id, Source(f"env={name}", "the object given"))
-    env = layers.values["env"]
-    known = env.get("id") if isinstance(env, dict) else None
-    if known in (None, env_id):
+def _put_given(layers: Layers, path: KeyPath, name: str) -> bool:
+    """Put the name of what is given as an object; whether there is no other one.
+
+    path: `env.id` or `algorithm.kind`.
+    """
+    table, short = path[0], name.removeprefix(OBJECT)
+    layers.put_missing(path, name, Source(f"{table}={short}", "the object given"))
+    values = layers.values[table]
+    known = values.get(path[1]) if isinstance(values, dict) else None
+    if known in (None, name):
         return True
-    what = f"{layers.source_of(('env', 'id')).label}: env.id={show_value(known)} "
+    what = f"{layers.source_of(path).label}: {show_key(path)}={show_value(known)} "
     if str(known).startswith(OBJECT):
         meant = str(known).removeprefix(OBJECT)
-        layers.problems.append(f"{what}is not env={name}; give the one it was, env={meant}")
+        move = f"give the one it was, {table}={meant}"
+        layers.problems.append(f"{what}is not {table}={short}; {move}")
     else:
-        layers.problems.append(f"{what}and env={name} are two environments; leave one out")
+        kind = "environments" if table == "env" else "algorithms"
+        layers.problems.append(f"{what}and {table}={short} are two {kind}; leave one out")
     return False
 
 
-def _validate(layers: Layers) -> tuple[Experiment, set[KeyPath], list[str]]:
-    """The experiment with defaults for what is wrong; the paths of that; a message for each."""
+def _own_algorithm(
+    layers: Layers, given: Any
+) -> tuple[dict[str, type[Settings]], AlgorithmError | None]:
+    """The model of the table of an algorithm that is not ours, by kind; what is wrong with it."""
+    table = layers.values.get("algorithm")
+    kind = table.get("kind") if isinstance(table, dict) else None
+    if not isinstance(kind, str) or ":" not in kind:
+        return {}, None
+    from rollout.algorithms import find_algorithm  # with torch behind it: slow to import
+
+    try:
+        return {kind: find_algorithm(kind, given).Settings}, None
+    except AlgorithmError as error:
+        label = layers.source_of(("algorithm", "kind")).label
+        layers.problems.append(f"{label}: {error}")
+        return {}, error
+
+
+def _validate(
+    layers: Layers, own: Mapping[str, type[Settings]]
+) -> tuple[Experiment, set[KeyPath], list[str]]:
+    """The experiment with defaults for what is wrong; the paths of that; a message for each.
+
+    own: see Kinds.
+    """
     for name in ("env", "stop"):
         layers.values.setdefault(name, {})  # so that the missing key is named, not its table
     wrong: set[KeyPath] = set()
     messages: list[str] | None = None
     while True:
         try:
-            return Experiment.model_validate(layers.values), wrong, messages or []
+            found = Experiment.model_validate(layers.values, context=own)
+            return found, wrong, messages or []
         except ValidationError as error:
-            problems = problems_of(error, Experiment, layers)
+            problems = problems_of(error, Experiment, layers, own)
         if messages is None:  # a later round meets only what putting defaults has brought about
             messages = list(problems.values())
         for path in problems:

@@ -7,7 +7,7 @@ description; so a new field needs none of its own.
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 
@@ -29,14 +29,10 @@ class Wanted(str):
 
 @dataclass(frozen=True)
 class Key:
-    """A key of an experiment file.
-
-    chooses: for the key `kind`, the kinds that its table has.
-    """
+    """A key of an experiment file."""
 
     model: type[Settings]
     name: str
-    chooses: tuple[str, ...] = ()
 
     @property
     def field(self) -> FieldInfo:
@@ -56,30 +52,36 @@ class Key:
     def wanted(self) -> str:
         """The value it takes, in words."""
         words = next((m for m in self.field.metadata if isinstance(m, Wanted)), None)
-        if self.chooses:
-            return " or ".join(map(show_value, self.chooses))
         return words or _in_words(self.model.model_json_schema()["properties"][self.name])
 
 
-def keys_of(model: type[Settings], values: Any, at: KeyPath = ()) -> dict[KeyPath, Key]:
-    """Every key an experiment may have, given the kinds that its tables say."""
+def keys_of(
+    model: type[Settings],
+    values: Any,
+    own: Mapping[str, type[Settings]] | None = None,
+    at: KeyPath = (),
+) -> dict[KeyPath, Key]:
+    """Every key an experiment may have, given the kinds that its tables say. own: see Kinds."""
     keys: dict[KeyPath, Key] = {}
     for name in model.model_fields:
         key = keys[(*at, name)] = Key(model, name)
         inside = values.get(name) if isinstance(values, Mapping) else None
-        table = key.kinds.model_for(inside) if key.kinds else key.table
-        keys |= keys_of(table or key.table, inside, (*at, name)) if key.table else {}
-        if key.kinds:
-            kind = keys[(*at, name, "kind")]
-            keys[(*at, name, "kind")] = replace(kind, chooses=tuple(key.kinds.models))
+        table = key.kinds.model_for(inside, own) if key.kinds else key.table
+        keys |= keys_of(table or key.table, inside, own, (*at, name)) if key.table else {}
     return keys
 
 
 def problems_of(
-    error: ValidationError, model: type[Settings], layers: Layers
+    error: ValidationError,
+    model: type[Settings],
+    layers: Layers,
+    own: Mapping[str, type[Settings]] | None = None,
 ) -> dict[KeyPath, str]:
-    """Each wrong key with its message. A key with a wrong element is reported once, as a whole."""
-    keys = keys_of(model, layers.values)
+    """Each wrong key with its message. A key with a wrong element is reported once, as a whole.
+
+    own: see Kinds.
+    """
+    keys = keys_of(model, layers.values, own)
     problems: dict[KeyPath, str] = {}
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         path = _key_path(detail["loc"], keys)
@@ -91,7 +93,9 @@ def problems_of(
         elif detail["type"] == "missing":
             what = _missing(path, keys[path])
         else:
-            what = _wrong(path, _value_at(layers.values, path), keys.get(path), label)
+            table = keys.get(path[:-1])
+            kinds = table.kinds.in_words if table and table.kinds and path[-1] == "kind" else None
+            what = _wrong(path, _value_at(layers.values, path), keys.get(path), label, kinds)
         problems[path] = f"{label}: {what}"
     return problems
 
@@ -172,9 +176,10 @@ def _missing(path: KeyPath, key: Key) -> str:
     )
 
 
-def _wrong(path: KeyPath, value: Any, key: Key | None, label: str) -> str:
+def _wrong(path: KeyPath, value: Any, key: Key | None, label: str, kinds: str | None = None) -> str:
+    """kinds: the values that the kind of a table can have."""
     # Only env.params has names of its own; the environment's params say more about each later.
-    wanted = key.wanted() if key else "a number, or true or false"
+    wanted = kinds or (key.wanted() if key else "a number, or true or false")
     if key is not None and not key.table and key.field.description:
         wanted += f" ({key.field.description})"
     return f"{found(path, value, label)}wanted {wanted}; {_next_move(path, value, key)}"
@@ -207,8 +212,8 @@ def _next_move(path: KeyPath, value: Any, key: Key | None) -> str:
 
 
 def _choices(key: Key | None) -> list[str]:
-    if key is None or key.chooses:
-        return list(key.chooses) if key else []
+    if key is None:
+        return []
     schema = _own_schema(key.model.model_json_schema()["properties"][key.name])
     return [schema["const"]] if "const" in schema else schema.get("enum", [])
 

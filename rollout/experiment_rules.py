@@ -80,13 +80,17 @@ def _every_actor_has_an_environment(
 
 def _minibatches_divide_the_batch(experiment: Experiment, show: Callable[[str], str]) -> str | None:
     num_envs, length = experiment.env.num_envs, experiment.fleet.unroll_length
-    parts = experiment.algorithm.num_minibatches
-    if experiment.algorithm.has_minibatches_of_envs and num_envs % parts:
+    parts = experiment.num_minibatches
+    if parts is None:
+        return None
+    if experiment.has_minibatches_of_envs and num_envs % parts:
         fitting = max(1, round(num_envs / parts)) * parts
+        who = f"algorithm.kind={show_value(experiment.algorithm.kind)}"
+        if experiment.network.core is not None:
+            who = "network.core"
         return (
             f"{show('env.num_envs')} is not a multiple of {show('algorithm.num_minibatches')}, "
-            f"and {experiment.algorithm.kind} needs minibatches of whole environments; try "
-            f"env.num_envs={fitting}"
+            f"and {who} needs minibatches of whole environments; try env.num_envs={fitting}"
         )
     if experiment.batch_size % parts == 0:
         return None
@@ -103,7 +107,7 @@ def _minibatches_divide_the_batch(experiment: Experiment, show: Callable[[str], 
 
 
 def _annealing_has_an_end(experiment: Experiment, show: Callable[[str], str]) -> str | None:
-    if experiment.algorithm.anneal_lr and experiment.stop.env_steps is None:
+    if experiment.algorithm.is_annealed and experiment.stop.env_steps is None:
         return (
             f"{show('algorithm.anneal_lr')} needs stop.env_steps, where learning_rate reaches 0; "
             "write env_steps under [stop], or leave anneal_lr out"

@@ -23,6 +23,7 @@ from rollout.envs.philox import CLOCK
 from rollout.envs.registry import AnyEnv, find_any_env
 from rollout.errors import OperatorError
 from rollout.failures import Ending, Failure
+from rollout.finite_check import NotFinite, check_finite
 from rollout.shapes import make_schema
 
 # Files between us and an author's function, and those that it calls of ours.
@@ -31,6 +32,7 @@ _AROUND = (
     "acting_kernel.py",
     "batch.py",
     "batch_kernel.py",
+    "finite_check.py",
     "foreign/foreign_envs.py",
     "foreign/looped_envs.py",
     "foreign/parallel_games.py",
@@ -152,18 +154,24 @@ def replay_failure(failure: Failure, jit: bool = True) -> Replayed:
         if len(failure.env_state):
             actor.restore(failure.env_state.tobytes())
         actor.act(weights, failure.greedy)
+        check_finite(actor, failure.network.parts, weights, position)
     except BaseException as error:  # whatever an author's code raises, SystemExit too
         if actor is None and isinstance(error, EnvError):  # params that it does not take
             raise
-        clock = None if actor is None else actor.envs.clocks[0]
+        episode, step = 0, 0
+        if isinstance(error, NotFinite):  # seen when the unroll was over
+            episode, step = error.episode, error.step
+        elif actor is not None:
+            clock = actor.envs.clocks[0]
+            episode, step = int(clock["episode"]), int(clock["t"])
         authored = _authored(error.__traceback__)
         is_interrupt = isinstance(error, KeyboardInterrupt)
         outcome = Outcome(
             ended="hang" if is_interrupt else "exception",
             error="Ctrl-C" if is_interrupt else f"{type(error).__name__}: {error}",
             t=int(position[0]),
-            episode=0 if clock is None else int(clock["episode"]),
-            episode_step=0 if clock is None else int(clock["t"]),
+            episode=episode,
+            episode_step=step,
             lines="".join(traceback.format_tb(authored)) if authored else None,
         )
         replayed = Replayed(outcome, authored)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rollout.env_states import EnvStates
+from rollout.finite_check import first_non_finite
+from rollout.learners.network import InputPart
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.ledger import Account
 from rollout.shares import Share, Shares
@@ -22,12 +24,14 @@ NO_LIFE = 1 << 32  # a first incarnation that no header can reach: of actors tha
 
 class Judgement(NamedTuple):
     """unroll, env: views of the payload, checked, and its environments, int64 [N]; only of an
-    unroll that was accepted. lost: of a HELLO: unrolls that died with the actor's former life."""
+    unroll that was accepted. lost: of a HELLO: unrolls that died with the actor's former life.
+    reason: more than the verdict says, or nothing."""
 
     verdict: Verdict
     unroll: Unroll | None = None
     env: np.ndarray | None = None
     lost: int = 0
+    reason: str = ""
 
 
 @dataclass
@@ -67,8 +71,10 @@ class Inbox:
         shares: Shares,
         states: EnvStates,
         account: Account,
+        parts: tuple[InputPart, ...] = (),
     ) -> None:
-        """policy_lag: of lockstep; None in async. choices: see `Unroll.is_sound`."""
+        """policy_lag: of lockstep; None in async. choices: see `Unroll.is_sound`. parts: how the
+        network reads an observation."""
         self.run = run
         self.schema = schema
         self.choices = choices
@@ -76,6 +82,7 @@ class Inbox:
         self.shares = shares
         self.states = states
         self.account = account
+        self.parts = parts
         self.newest_version = -1
         self.num_actors = 0
         self.first_incarnation: dict[int, int] = {}
@@ -167,6 +174,10 @@ class Inbox:
             return Judgement(Verdict.MALFORMED)
         if not unroll.is_sound(self.choices):
             return Judgement(Verdict.MALFORMED)
+        wrong = first_non_finite(unroll, self.parts)
+        if wrong is not None:
+            name, index = wrong
+            return Judgement(Verdict.NOT_FINITE, reason=f"{name}{list(index)}")
         env = self.shares.order[share.first_env : share.first_env + share.num_envs]
         if not self.states.continues(env, unroll):
             return Judgement(Verdict.DISCONTINUOUS)

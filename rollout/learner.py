@@ -18,6 +18,7 @@ from rollout.ledger import Ledger
 from rollout.order_log import OrderLog
 from rollout.progress import Progress, View
 from rollout.receiver import Receiver, ReceiverStatistics
+from rollout.skipped_steps import describe_skipped
 from rollout.supervisor import UNMEASURED_LIMIT_S
 from rollout.wire import ActorTimes
 
@@ -78,6 +79,7 @@ class Learner:
         self._last_lengths: deque[int] = deque(maxlen=EPISODES)
         self._older_weights: dict[int, bytes] = {}  # that unrolls may still be acted with
         self._rate_from = (0, 0.0)  # env steps and seconds at the first update of this process
+        self._has_skipped = False  # in the last update
         self.update = 0
         self.first_update = 0  # of this process
         self.env_steps = 0
@@ -105,8 +107,7 @@ class Learner:
             if ready is None:
                 return
             waited = time.perf_counter()
-            done = fraction_done(self._experiment, self.env_steps)
-            losses = self._algorithm.update(ready.batch, self.update, done)
+            losses = self._train_on(ready)
             last_updated, updated = updated, time.perf_counter()
             spent = {"wait": waited - since, "update": updated - waited}
             if self._order is not None:
@@ -118,6 +119,31 @@ class Learner:
             yield progress
             if progress.stop_reason is not None:
                 return
+
+    def _train_on(self, ready: FullBatch) -> dict[str, float]:
+        """One update. One that raises changes nothing, so that a checkpoint can be written."""
+        algorithm, network = self._algorithm, self._network
+        before = network.export(), algorithm.state_dict()
+        skipped = algorithm.skipped_steps
+        done = fraction_done(self._experiment, self.env_steps)
+        try:
+            losses = algorithm.update(ready.batch, self.update, done)
+        except BaseException:
+            self._tell_skipped(ready, algorithm.skipped_steps - skipped)
+            network.load(before[0])
+            algorithm.load_state_dict(before[1])
+            raise
+        self._tell_skipped(ready, algorithm.skipped_steps - skipped)
+        return losses
+
+    def _tell_skipped(self, ready: FullBatch, skipped: int) -> None:
+        """People are told of the first update of several in a row; all are in the log."""
+        if skipped:
+            text = describe_skipped(self.update, skipped, ready)
+            log.warning(text)
+            if not self._has_skipped:
+                self._view.notice(text)
+        self._has_skipped = bool(skipped)
 
     def _publish_older(self) -> None:
         """Versions that the first unrolls of a resumed run are acted with.

@@ -43,19 +43,15 @@ def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algori
         device = "cuda" if torch.cuda.is_available() else "cpu"
     parameters = initial_parameters(network, experiment.seed)
     torch_network = TorchNetwork(network, parameters, device)
-    algorithm = algorithm_classes()[experiment.algorithm.kind]
-    return algorithm(torch_network, experiment.algorithm, experiment.seed), torch_network
-
-
-def algorithm_classes() -> "dict[str, type[Algorithm]]":
-    """What learns, by the kinds of the table `[algorithm]`."""
-    from rollout.learners.impala import IMPALA
-    from rollout.learners.ppo import PPO
-
-    return {"ppo": PPO, "impala": IMPALA}
+    make_algorithm = experiment.find_algorithm()
+    algorithm = make_algorithm(torch_network, experiment.algorithm, experiment.seed)
+    algorithm.optimizer.max_skipped_steps = settings.max_skipped_steps
+    return algorithm, torch_network
 
 
 def fraction_done(experiment: Experiment, env_steps: int) -> float:
-    """Of a run that has trained on so many steps, 0 to 1; 0 where stop.env_steps is left out."""
+    """Of a run that has trained on so many steps, 0 to 1; 0 if its algorithm anneals nothing."""
     limit = experiment.stop.env_steps
-    return 0.0 if limit is None else min(env_steps / limit, 1.0)
+    if limit is None or not experiment.algorithm.is_annealed:
+        return 0.0
+    return min(env_steps / limit, 1.0)

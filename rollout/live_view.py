@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from rollout.progress import Progress
+from rollout.progress import Callback, Progress
 from rollout.run_directory import RunDirectory
 from rollout.summary import Summary, show_number
 
@@ -45,7 +45,7 @@ def make_view(quiet: bool = False, out: TextIO | None = None) -> "QuietView":
     return LineView(target)
 
 
-class QuietView:
+class QuietView(Callback):
     """Says how the run ended, and nothing before."""
 
     def __init__(self, out: TextIO) -> None:
@@ -65,12 +65,6 @@ class QuietView:
         at: TracebackType | None,
     ) -> None:
         self.close()
-
-    def phase(self, text: str) -> None:
-        pass
-
-    def notice(self, text: str) -> None:
-        pass
 
     def write(self, progress: Progress) -> None:
         self._stop_reason = progress.stop_reason

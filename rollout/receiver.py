@@ -249,8 +249,9 @@ class Receiver:
             self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
         elif judgement.verdict != Verdict.ACCEPTED:
             self._reply(sender, Answer.REFUSED, judgement.verdict)
-            name = judgement.verdict.name
-            self._log_once(name, f"refused a message as {name}: {header}")
+            name, reason = judgement.verdict.name, judgement.reason
+            why = f"{name} ({reason})" if reason else name
+            self._log_once(name, f"refused a message as {why}: {header}")
         elif header.kind == Kind.HELLO:
             if not is_drained:
                 self._receive_messages()

@@ -75,7 +75,7 @@ class RunReplay:
         newest = known[-1] if known else load_newest(run)  # which says why there is none
         self.run = run
         self.num_updates = newest.update if updates is None else updates
-        self.experiment = newest.experiment
+        self.experiment = newest.learnable()
         _refuse_hidden_state(run, self.experiment)
         _refuse_changes(run, known)
         check_device(self.experiment.learner.device)

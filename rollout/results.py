@@ -14,6 +14,7 @@ from rollout.errors import OperatorError, RunFailed
 from rollout.experiment import Experiment
 from rollout.learner import Learner
 from rollout.ledger import Account, Ledger
+from rollout.progress import View
 from rollout.receiver import Receiver, ReceiverStatistics
 from rollout.run_directory import RunDirectory
 from rollout.summary import PolicyLag, Summary, params_digest, versions
@@ -43,7 +44,7 @@ class CheckpointSaver:
         algorithm: "Algorithm",
         learner: Learner,
         receiver: Receiver,
-        notice: Callable[[str], None],
+        view: View,
         before_save: Sequence[Callable[[], None]] = (),
     ) -> None:
         """before_save: bring to disk what must not be behind a checkpoint."""
@@ -52,7 +53,7 @@ class CheckpointSaver:
         self._algorithm = algorithm
         self._learner = learner
         self._receiver = receiver
-        self._notice = notice
+        self._view = view
         self._before_save = before_save
         self._saved_update = learner.update if learner.update else -1  # or what it resumed from
         self._saved_at = time.monotonic()
@@ -85,7 +86,7 @@ class CheckpointSaver:
         except RunFailed as error:
             log.warning("%s", error)
             if self._retry_at is None:
-                self._notice(f"{error}; training goes on, and so do attempts to write one")
+                self._view.notice(f"{error}; training goes on, and so do attempts to write one")
             self._retry_at = time.monotonic() + RETRY_S
 
     def _is_due(self) -> bool:
@@ -108,7 +109,7 @@ class CheckpointSaver:
         }
         for bring_to_disk in self._before_save:
             bring_to_disk()
-        save_checkpoint(
+        path = save_checkpoint(
             self._directory.checkpoints,
             learner.update,
             {
@@ -131,6 +132,7 @@ class CheckpointSaver:
         self._saved_update = learner.update
         self._saved_at = time.monotonic()
         self._retry_at = None
+        self._view.saved(path)
 
 
 def algorithm_state(checkpoint: Checkpoint) -> "dict[str, torch.Tensor]":

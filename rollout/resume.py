@@ -40,9 +40,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Resumption:
-    """How a run will go on. changes: everything that differs from the checkpoint, by dotted key."""
+    """How a run will go on.
+
+    before: the checkpoint's experiment. changes: what differs from it, by dotted key.
+    """
 
     experiment: Experiment
+    before: Experiment
     checkpoint: Checkpoint
     changes: Mapping[str, Change]
 
@@ -52,7 +56,7 @@ class Resumption:
     @property
     def changes_curve(self) -> bool:
         """Whether the learning curve is another experiment's from here on."""
-        return self.experiment.curve != self.checkpoint.experiment.curve
+        return self.experiment.curve != self.before.curve
 
     @property
     def keeps_states(self) -> bool:
@@ -68,18 +72,22 @@ class Resumption:
         return f"{keys} changed, so every environment starts a new episode"
 
 
-def plan_resume(run: RunDirectory, overrides: Iterable[str] = ()) -> Resumption:
+def plan_resume(
+    run: RunDirectory, overrides: Iterable[str] = (), algorithm: Any = None
+) -> Resumption:
     """How a run goes on: from its newest good checkpoint, as config.toml and `key=value` say.
 
-    Changes nothing. Raises ConfigError for what is wrong with the two, and OperatorError if no
-    checkpoint is good, or for changes that nobody asked for or that cannot be.
+    algorithm: its class, if that was given as an object. Changes nothing. Raises ConfigError for
+    what is wrong with the two, and OperatorError if no checkpoint is good, or for changes that
+    nobody asked for or that cannot be.
     """
     checkpoint = load_newest(run)
-    resolved = resolve(run.config, overrides, run.experiment.env.given)
-    changes = _differences(checkpoint.experiment, resolved.experiment)
-    resumption = Resumption(resolved.experiment, checkpoint, changes)
+    resolved = resolve(run.config, overrides, env=run.experiment.env.given, algorithm=algorithm)
+    before = checkpoint.learnable(algorithm)
+    changes = _differences(before, resolved.experiment)
+    resumption = Resumption(resolved.experiment, before, checkpoint, changes)
     _refuse_the_impossible(run, resumption)
-    curve = {*_values(checkpoint.experiment.curve), *_values(resolved.experiment.curve)}
+    curve = {*_values(before.curve), *_values(resolved.experiment.curve)}
     silent = {
         key: change
         for key, change in changes.items()

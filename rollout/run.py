@@ -117,7 +117,7 @@ class Run:
                 algorithm,
                 learner,
                 receiver,
-                view.notice,
+                view,
                 before_save=[metrics.flush, *([order.flush] if order else [])],
             )
             closing.enter_context(saver)
@@ -130,17 +130,21 @@ class Run:
             try:
                 for progress in learner.run():
                     metrics.write(progress)
-                    view.write(progress)
+                    reason = view.write(progress)
                     if progress.stop_reason is None:  # else the last one follows anyway
                         saver.save_if_due()
                     if metrics.trouble not in (None, trouble):
                         view.notice(f"{metrics.trouble}; training goes on")
                     trouble = metrics.trouble
+                    if reason and progress.stop_reason is None:
+                        view.notice(f"{reason}: the run ends early")
+                        break
             except NonFiniteLossError as error:
                 count = f"{learner.update} update{'s' if learner.update != 1 else ''}"
                 raise RunFailed(
-                    f"after {count}: {error}; if they come from the environment, "
-                    f"{self._experiment.env.how_to_check} shows where"
+                    f"after {count}: {error}; {self._directory.log} names the unrolls, and a "
+                    f"checkpoint of before is kept (learner.max_skipped_steps="
+                    f"{self._experiment.learner.max_skipped_steps})"
                 ) from error
         return learner
 
@@ -186,6 +190,7 @@ class Run:
             shares=shares,
             states=states,
             account=account,
+            parts=plan.network.parts,
         )
         count = plan.policy_lag + 1 if plan.is_lockstep else ASYNC_BATCHES
         batches = [Batch(plan.schema, plan.num_envs, memory) for _ in range(count)]

@@ -81,12 +81,14 @@ class RunDirectory:
     def open(cls, path: str | os.PathLike[str], env: Any = None) -> "RunDirectory":
         """A run to read, with its experiment. Raises OperatorError if there is none at `path`.
 
-        env: its environment, if that was given as an object.
+        env: its environment, if that was given as an object. The module of an algorithm of
+        somebody's own is not imported: only who learns needs it (`plan_resume`, `RunReplay`).
         """
         place = Path(path)
         if not (place / "config.toml").is_file():
             raise no_run(place)
-        return cls(place, load_experiment(place / "config.toml", env=env), None)
+        experiment = load_experiment(place / "config.toml", env=env, reads_algorithm=False)
+        return cls(place, experiment, None)
 
     @classmethod
     def open_to_resume(cls, path: str | os.PathLike[str], env: Any = None) -> "RunDirectory":

@@ -52,6 +52,7 @@ class Verdict(IntEnum):
     STALE_INCARNATION = 5  # from a former life of this actor
     WRONG_SCHEMA = 6  # its unrolls would look different from ours
     DISCONTINUOUS = 7  # it does not begin where its environments are held to be
+    NOT_FINITE = 8  # NaN or infinity is among its numbers
 
 
 class Malformed(Exception):

@@ -59,6 +59,7 @@ def run_lines(text: str, folder: Path) -> None:
     [
         ("README.md", {"sh", "python", "toml"}),
         pytest.param("envs/README.md", {"sh", "python", "toml"}, marks=pytest.mark.slow),
+        ("learners/README.md", {"python"}),
     ],
 )
 def test_every_block_of_a_readme_runs(document, languages, tmp_path):

@@ -92,7 +92,7 @@ def _source(env: str, params: dict[str, Any]) -> EnvSource:
         from rollout.experiment import load_experiment
 
         overrides = [f"env.params.{name}={json.dumps(value)}" for name, value in params.items()]
-        return load_experiment(env, overrides).env.source
+        return load_experiment(env, overrides, reads_algorithm=False).env.source
     return EnvSource(id=env, params=params, folder=os.getcwd())
 
 

@@ -65,14 +65,10 @@ def _show(resolved: "Resolved") -> None:
             console.print(
                 Text.assemble(value, (mark + source, "cyan" if is_chosen else "dim")),
             )
-    console.print(
-        Text(
-            f"# a batch: {experiment.batch_size:,} steps, "
-            f"{experiment.algorithm.num_minibatches} minibatches of "
-            f"{experiment.minibatch_size:,}\n# config_digest: {experiment.config_digest}",
-            style="dim",
-        )
-    )
+    batch = f"# a batch: {experiment.batch_size:,} steps"
+    if experiment.num_minibatches:
+        batch += f", {experiment.num_minibatches} minibatches of {experiment.minibatch_size:,}"
+    console.print(Text(f"{batch}\n# config_digest: {experiment.config_digest}", style="dim"))
 
 
 def _unset(experiment: "Experiment") -> dict[str, list[str]]:
@@ -81,7 +77,8 @@ def _unset(experiment: "Experiment") -> dict[str, list[str]]:
     from rollout.experiment_errors import keys_of, show_key
 
     values = experiment.model_dump()
-    keys = keys_of(type(experiment), values)
+    algorithm = experiment.algorithm
+    keys = keys_of(type(experiment), values, {algorithm.kind: type(algorithm)})
     remarks: dict[str, list[str]] = {}
     for path, value in leaves(values):
         if value is None:

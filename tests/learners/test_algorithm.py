@@ -1,5 +1,5 @@
 import math
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from rollout.learners.algorithm import (
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.network import CategoricalHead, make_mlp
 from rollout.learners.optimizer import NonFiniteLossError
-from rollout.learners.settings import Settings
+from rollout.learners.settings import AlgorithmSettings
 from rollout.learners.synthetic_batch import make_synthetic_batch
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
@@ -24,8 +24,7 @@ from rollout.learners.unroll import Batch
 SPEC = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "shared")
 
 
-class ReinforceSettings(Settings):
-    needs_value: ClassVar[bool] = False
+class ReinforceSettings(AlgorithmSettings):
     learning_rate: float = 0.01
 
 
@@ -150,6 +149,39 @@ def test_run_of_steps_that_are_not_finite_is_an_error() -> None:
     reinforce.update(batch, 1, fraction_done=0.0)
     with pytest.raises(NonFiniteLossError):
         reinforce.update(batch, 2, fraction_done=0.0)
+
+
+def test_rows_are_the_batchs_columns_by_name_and_what_was_computed() -> None:
+    reinforce = make_reinforce()
+    batch = make_synthetic_batch(reinforce.network, 16, 8)
+    rows = reinforce.make_rows(Rows, batch, reward=2.0 * batch.reward)
+    observation = torch.from_numpy(batch.observation[:-1].reshape(128, 4))
+    assert torch.equal(rows.inputs.observation, observation)
+    assert torch.equal(rows.action, torch.from_numpy(batch.action.reshape(128)))
+    assert rows.reward.tolist() == [2.0] * 128
+
+
+def test_optimizer_gives_up_after_as_many_skipped_steps_as_it_is_told() -> None:
+    reinforce = make_reinforce()
+    reinforce.optimizer.max_skipped_steps = 2
+    batch = make_synthetic_batch(reinforce.network, 16, 8)
+    batch.reward[:] = math.nan
+    with pytest.raises(NonFiniteLossError, match="2 optimizer steps in a row"):
+        reinforce.update(batch, 0, fraction_done=0.0)
+    assert reinforce.skipped_steps == 2
+
+
+def test_metric_that_is_no_scalar_is_refused() -> None:
+    reinforce = make_reinforce()
+    batch = make_synthetic_batch(reinforce.network, 16, 8)
+    rows = reinforce.make_rows(Rows, batch)
+
+    def loss(rows: Rows) -> tuple[torch.Tensor, Metrics]:
+        found, _ = reinforce.loss(rows)
+        return found, {"losses/rewards": rows.reward}
+
+    with pytest.raises(ValueError, match=r"'losses/rewards' is a tensor of shape \[128\]"):
+        reinforce.step(loss, rows, 0.01, 1.0)
 
 
 def test_algorithm_goes_on_from_its_state_bit_for_bit() -> None:

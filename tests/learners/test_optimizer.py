@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rollout.learners.optimizer import MAX_SKIPPED_IN_A_ROW, Adam, NonFiniteLossError
+from rollout.learners.optimizer import MAX_SKIPPED_STEPS, Adam, NonFiniteLossError
 
 FINE = torch.tensor(1.0)
 
@@ -77,7 +77,7 @@ def test_step_that_is_not_finite_changes_nothing_and_is_counted(broken: float, w
 
 def test_steps_skipped_in_a_row_end_in_an_error() -> None:
     adam = make_adam()
-    for _ in range(MAX_SKIPPED_IN_A_ROW - 1):
+    for _ in range(MAX_SKIPPED_STEPS - 1):
         adam.step(torch.tensor(math.nan), 0.1, 1.0)
     with pytest.raises(NonFiniteLossError, match=r"10 optimizer steps in a row.*last: loss nan"):
         adam.step(torch.tensor(math.nan), 0.1, 1.0)
@@ -85,11 +85,11 @@ def test_steps_skipped_in_a_row_end_in_an_error() -> None:
 
 def test_a_good_step_between_skipped_ones_starts_the_count_anew() -> None:
     adam = make_adam()
-    for i in range(4 * MAX_SKIPPED_IN_A_ROW):
+    for i in range(4 * MAX_SKIPPED_STEPS):
         fill_gradient(adam, i)
-        is_good = i % MAX_SKIPPED_IN_A_ROW == 0
+        is_good = i % MAX_SKIPPED_STEPS == 0
         adam.step(FINE if is_good else torch.tensor(math.nan), 0.1, 1.0)
-    assert adam.skipped_steps == 4 * (MAX_SKIPPED_IN_A_ROW - 1)
+    assert adam.skipped_steps == 4 * (MAX_SKIPPED_STEPS - 1)
 
 
 def test_optimizer_goes_on_from_its_state() -> None:

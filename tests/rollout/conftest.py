@@ -145,6 +145,7 @@ class Acting:
     def __init__(self) -> None:
         self.phases: list[str] = []
         self.notices: list[str] = []
+        self.checkpoints: list[Path] = []
         self.update = 0
         self.is_finished = False
         self._actions: dict[int, Callable[[], object]] = {}
@@ -164,6 +165,9 @@ class Acting:
         action = self._actions.pop(progress.update, None)
         if action is not None:
             action()
+
+    def saved(self, checkpoint: Path) -> None:
+        self.checkpoints.append(checkpoint)
 
     def finish(self, summary: Summary, run: RunDirectory) -> None:
         self.is_finished = True

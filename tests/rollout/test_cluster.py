@@ -477,7 +477,7 @@ def test_tmpfs_that_fills_up_in_the_middle_ends_the_run_with_a_message(places, t
 import os, sys
 from pathlib import Path
 from rollout import api, errors
-class View(api.NoView):
+class View(api.Callback):
     def write(self, progress):
         if progress.update == 3:
             try:

@@ -166,7 +166,7 @@ def test_everything_is_said_at_once():
         ("flet.window=3", "did you mean fleet?"),
         ("sed=3", "did you mean seed?"),
         ("env.params.forc=3", "did you mean env.params.force?"),
-        ("learner.xyz=3", "[learner] has device, num_threads"),
+        ("learner.xyz=3", "[learner] has device, num_threads, max_skipped_steps"),
         ("env.params.xyz=3", "[env.params] has force"),
     ],
 )

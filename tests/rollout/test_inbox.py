@@ -492,6 +492,20 @@ def test_unroll_with_an_index_that_leads_outside_is_malformed(world, message, fi
     assert world.judge(header, payload).verdict == Verdict.ACCEPTED
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("field", ["observation", "reward", "behavior_log_prob", "episode_return"])
+def test_unroll_with_a_number_that_is_not_finite_is_refused_by_its_place(
+    world, message, field, value
+):
+    header, payload = message(world)
+    forged = payload.copy()
+    getattr(fields_of(header, forged), field).flat[0] = value
+    judgement = world.judge(header, forged)
+    assert judgement.verdict == Verdict.NOT_FINITE
+    assert judgement.reason.startswith(f"{field}[0")
+    assert world.judge(header, payload).verdict == Verdict.ACCEPTED
+
+
 @pytest.mark.parametrize("field", ["terminated", "truncated"])
 def test_unroll_with_a_flag_that_is_neither_true_nor_false_is_malformed(world, message, field):
     header, payload = message(world)
@@ -617,6 +631,9 @@ def test_statistics_count_every_verdict(world, message):
     header, payload = message(world)
     clocks_of(header, payload)["t"] += 1
     world.judge(header, payload)
+    header, payload = message(world)
+    fields_of(header, payload).reward[0] = np.nan
+    world.judge(header, payload)
     world.hello(0, 1, produced=(1, 3 * T))
     world.hello(0, 0)
     world.inbox.count(Verdict.MALFORMED)
@@ -630,6 +647,7 @@ def test_statistics_count_every_verdict(world, message):
         "stale_incarnation": 1,
         "wrong_schema": 1,
         "discontinuous": 1,
+        "not_finite": 1,
     }
     assert set(statistics.verdicts) == {verdict.name.lower() for verdict in Verdict}
     assert "2 of 3 actors" in repr(world.inbox)

@@ -14,7 +14,7 @@ from rollout.errors import RunFailed
 from rollout.events import FleetFailed, FleetStopped, Interrupted, Notice, PhaseChanged
 from rollout.learner import EPISODES, Clock, Learner
 from rollout.ledger import Ledger, Totals
-from rollout.progress import NoView
+from rollout.progress import Callback
 from rollout.receiver import ReceiverStatistics
 from rollout.wire import ActorTimes
 
@@ -82,6 +82,11 @@ def make_learner(tape, make_experiment):
 
     def make(events, *overrides: str, age_s: float = 0.0) -> Learner:
         class Algorithm:
+            skipped_steps = 0
+
+            def state_dict(self):
+                return {}
+
             def update(self, batch, update_index, fraction_done):
                 tape.append(("update", update_index, batch.number, round(fraction_done, 3)))
                 return {"losses/policy_loss": 0.25}
@@ -90,7 +95,7 @@ def make_learner(tape, make_experiment):
             def export(self):
                 return np.array([len(tape)], np.float32)
 
-        class View(NoView):
+        class View(Callback):
             def phase(self, text):
                 tape.append(("phase", text))
 
@@ -213,9 +218,17 @@ def test_progress_tells_all_of_an_update(make_learner):
 
 
 def test_schedules_are_told_how_much_of_the_run_is_done(make_learner, tape):
-    learner = make_learner([batch(n) for n in range(4)], "stop.env_steps=2048")
+    events = [batch(n) for n in range(4)]
+    learner = make_learner(events, "stop.env_steps=2048", "algorithm.anneal_lr=true")
     list(learner.run())
     assert [entry[3] for entry in tape if entry[0] == "update"] == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_without_a_schedule_nobody_is_told_so_that_stop_env_steps_changes_no_curve(
+    make_learner, tape
+):
+    list(make_learner([batch(n) for n in range(4)], "stop.env_steps=2048").run())
+    assert [entry[3] for entry in tape if entry[0] == "update"] == [0.0] * 4
 
 
 def test_signal_ends_the_run_without_another_update(make_learner, tape):

@@ -25,7 +25,6 @@ from rollout.experiment import Experiment
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
-from rollout.learning import algorithm_classes
 from rollout.order_log import OrderLog, Part
 from rollout.replay import RunReplay
 from rollout.replay_report import run_progress
@@ -66,7 +65,7 @@ class HandMadeRun:
         ]
         torch.set_num_threads(1)
         self.network = TorchNetwork(self.spec, initial_parameters(self.spec, experiment.seed))
-        algorithm = algorithm_classes()[experiment.algorithm.kind]
+        algorithm = experiment.find_algorithm()
         self.algorithm = algorithm(self.network, experiment.algorithm, experiment.seed)
         self.versions = [read_only(self.network.export())]
 

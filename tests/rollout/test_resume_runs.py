@@ -302,12 +302,12 @@ def test_damaged_newest_checkpoint_is_told_of_and_the_one_before_serves(begin, s
 FULL_DISK = """
 import json, os, time
 from rollout import api, results
-from rollout.progress import NoView
+from rollout.progress import Callback
 
 results.RETRY_S = 0.2
 notices, checkpoints = [], {}
 
-class View(NoView):
+class View(Callback):
     def notice(self, text):
         notices.append(text)
 
