@@ -94,7 +94,7 @@ def problems_of(
             what = _missing(path, keys[path])
         else:
             table = keys.get(path[:-1])
-            kinds = table.kinds.in_words if table and table.kinds and path[-1] == "kind" else None
+            kinds = table.kinds if table and path[-1] == "kind" else None
             what = _wrong(path, _value_at(layers.values, path), keys.get(path), label, kinds)
         problems[path] = f"{label}: {what}"
     return problems
@@ -176,21 +176,25 @@ def _missing(path: KeyPath, key: Key) -> str:
     )
 
 
-def _wrong(path: KeyPath, value: Any, key: Key | None, label: str, kinds: str | None = None) -> str:
-    """kinds: the values that the kind of a table can have."""
+def _wrong(
+    path: KeyPath, value: Any, key: Key | None, label: str, kinds: Kinds | None = None
+) -> str:
+    """kinds: those that the table has, if the key chooses between them."""
     # Only env.params has names of its own; the environment's params say more about each later.
-    wanted = kinds or (key.wanted() if key else "a number, or true or false")
+    wanted = key.wanted() if key else "a number, or true or false"
+    if kinds is not None:
+        wanted = kinds.in_words
     if key is not None and not key.table and key.field.description:
         wanted += f" ({key.field.description})"
-    return f"{found(path, value, label)}wanted {wanted}; {_next_move(path, value, key)}"
+    return f"{found(path, value, label)}wanted {wanted}; {_next_move(path, value, key, kinds)}"
 
 
-def _next_move(path: KeyPath, value: Any, key: Key | None) -> str:
+def _next_move(path: KeyPath, value: Any, key: Key | None, kinds: Kinds | None) -> str:
     dotted = ".".join(path)
     if isinstance(value, str):
         if value in NOT_YET.get(dotted, ()):
             return f"{show_value(value)} is not available yet in this version"
-        choices = _choices(key)
+        choices = list(kinds.models) if kinds is not None else _choices(key)
         close = difflib.get_close_matches(value.lower(), choices, n=1)
         if close:
             return f"did you mean {show_value(close[0])}?"

@@ -217,7 +217,7 @@ def test_unknown_key_is_told_with_the_nearest(override, hint):
         ("network.activation=gelu", 'wanted "tanh" or "relu"'),
         (
             "algorithm.kind=inpala",
-            'wanted "ppo" or "impala" (which algorithm); did you mean "impala"?',
+            'wanted "ppo" or "impala" or "package.module:Class" (which algorithm); did you mean "impala"?',
         ),
         ("algorithm.learning_rate=0", "wanted a number above 0"),
         ("algorithm.learning_rate=inf", "wanted a number above 0"),
@@ -316,7 +316,8 @@ def test_minibatches_of_impala_are_whole_environments():
     assert Experiment.from_dict(SMALLEST, [kind, "algorithm.num_minibatches=16"])
     assert problem(SMALLEST, kind, "algorithm.num_minibatches=48") == (
         "experiment: env.num_envs=64 (default) is not a multiple of algorithm.num_minibatches=48 "
-        "(override), and impala needs minibatches of whole environments; try env.num_envs=48"
+        '(override), and algorithm.kind="impala" needs minibatches of whole environments; try '
+        "env.num_envs=48"
     )
     assert problem(SMALLEST, kind, "algorithm.num_minibatches=128").endswith("env.num_envs=128")
     assert Experiment.from_dict(SMALLEST, ["algorithm.num_minibatches=128"])
