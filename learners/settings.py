@@ -42,8 +42,11 @@ class Kinds:
         return core_schema.no_info_before_validator_function(self._choose, handler(source))
 
     def _choose(self, table: Any) -> Any:
+        if isinstance(table, Settings):
+            return table
         if not isinstance(table, Mapping):
-            return table  # the field's own type says what is wrong, or takes a finished model
+            what = InitErrorDetails(type="dict_type", input=table)
+            raise ValidationError.from_exception_data("table", [what])
         model = self.model_for(table)
         if model is not None:
             return model.model_validate(table)

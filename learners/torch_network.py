@@ -23,8 +23,9 @@ from rollout.learners.distributions import (
     Distribution,
     MultiCategorical,
 )
-from rollout.learners.layers import Activation, Layer
+from rollout.learners.layers import Activation, Conv, Layer
 from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, NetworkSpec
+from rollout.learners.torch_conv import conv
 
 NARROW = 16  # a layer with fewer outputs is computed transposed
 
@@ -93,6 +94,8 @@ class TorchNetwork:
     def _run(self, layer: Layer, source: torch.Tensor) -> torch.Tensor:
         """What a layer makes of its source [R, inputs]: [R, outputs]."""
         weight, bias = (self.parameters[f"{layer.name}.{name}"] for name in ("weight", "bias"))
+        if isinstance(layer, Conv):
+            return conv(layer, source, weight, bias)
         return dense(source, weight, bias, layer.activation)
 
     def inputs(self, observation: torch.Tensor) -> torch.Tensor:

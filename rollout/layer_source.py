@@ -5,30 +5,18 @@ In `forward` every buffer is a float32 array `in_NAME` [BLOCK, width], and every
 so that a row's result does not depend on its company, policy_kernel.py says.
 """
 
-from typing import NamedTuple
-
-from rollout.learners.layers import Dense, Layer
-
-
-class LayerSource(NamedTuple):
-    """functions: definitions of what `lines` calls. lines: of `forward`, this layer's.
-
-    buffers: name and width of each that it writes; the first is the layer's own.
-    """
-
-    functions: tuple[str, ...]
-    lines: tuple[str, ...]
-    buffers: tuple[tuple[str, int], ...]
-
-
-def padded(outputs: int) -> int:
-    """Outputs of a layer as the compiled loops hold them: whole registers."""
-    return 8 if outputs <= 8 else -(-outputs // 16) * 16
+from rollout.conv_source import conv_source
+from rollout.layer_parts import LayerSource, activated, padded
+from rollout.learners.layers import Conv, Dense, Layer
 
 
 def layer_source(layer: Layer) -> LayerSource:
     """A layer's compiled form."""
-    return dense_source(layer)
+    match layer:
+        case Dense():
+            return dense_source(layer)
+        case Conv():
+            return conv_source(layer)
 
 
 def dense_source(layer: Dense) -> LayerSource:
@@ -60,11 +48,10 @@ def _dense_function(function: str, layer: Dense, width: int) -> str:
         lines.append(f"        k = {whole}")
         lines += _pass_source("        ", layer.inputs - whole, width)
     if layer.activation != "identity":
-        activated = {"tanh": "tanh({})", "relu": "max({}, np.float32(0.0))"}[layer.activation]
         lines += [
             f"        for j in range({width}):",
-            f"            out[r, j] = {activated.format('out[r, j]')}",
-            f"            out[r + 1, j] = {activated.format('out[r + 1, j]')}",
+            f"            out[r, j] = {activated('out[r, j]', layer.activation)}",
+            f"            out[r + 1, j] = {activated('out[r + 1, j]', layer.activation)}",
         ]
     return "\n".join(lines)
 

@@ -18,7 +18,8 @@ import math
 
 import numpy as np
 
-from rollout.layer_source import layer_source, padded
+from rollout.layer_parts import padded
+from rollout.layer_source import layer_source
 from rollout.learners.network import LOG_STD, OBSERVATION, NetworkSpec, Parameter
 
 Places = dict[str, tuple[int, int]]  # of buffers in scratch: offset and width

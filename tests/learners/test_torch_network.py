@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from rollout.learners.initialization import initial_parameters
-from rollout.learners.layers import Dense
+from rollout.learners.layers import Dense, Layer
 from rollout.learners.network import OBSERVATION, CategoricalHead, Columns, NetworkSpec, make_mlp
 from rollout.learners.torch_network import TorchNetwork, allocate
 
@@ -64,7 +64,7 @@ def test_outputs_equal_those_of_numpy(name: str) -> None:
     np.testing.assert_allclose(value.detach(), expected_value, atol=1e-5, rtol=1e-5)
 
 
-def sequential(spec: NetworkSpec, flat: np.ndarray, layers: Iterable[Dense]) -> nn.Sequential:
+def sequential(spec: NetworkSpec, flat: np.ndarray, layers: Iterable[Layer]) -> nn.Sequential:
     modules: list[nn.Module] = [nn.Flatten()]
     for layer in layers:
         linear = nn.Linear(layer.inputs, layer.outputs)
