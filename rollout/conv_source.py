@@ -1,11 +1,15 @@
-"""The compiled form of convolutions: a dense layer over the numbers of each patch."""
+"""The compiled form of convolutions: sums over each patch, of some positions at a time."""
 
-from rollout.layer_parts import LayerSource, activated, padded
+from rollout.layer_parts import LayerSource, activated, padded, tile_shape
 from rollout.learners.layers import Conv
 
 
 def conv_source(layer: Conv) -> LayerSource:
-    function = f"{layer.name}_of_{layer.source}"
+    height, width, channels = layer.image
+    function = (
+        f"conv_{height}_{width}_{channels}_{layer.channels}_{layer.kernel}_{layer.stride}_"
+        f"{layer.activation}_{'first' if layer.channels_first else 'last'}"
+    )
     weight, bias = f"{layer.name}_weight", f"{layer.name}_bias"
     return LayerSource(
         (_conv_function(function, layer),),
@@ -15,36 +19,51 @@ def conv_source(layer: Conv) -> LayerSource:
 
 
 def _conv_function(function: str, layer: Conv) -> str:
-    """conv(x, weight, bias, out, rows) writes out[:rows]."""
-    height, width, channels = layer.image
-    kernel, stride = layer.kernel, layer.stride
+    """conv_…(x, weight, bias, out, rows) writes out[:rows], image by image."""
+    _, width, depth = layer.image
+    kernel, stride, channels = layer.kernel, layer.stride, layer.channels
     down, across = layer.positions
     if layer.channels_first:
-        corner, runs = f"{stride} * (i * {width} + j)", kernel * kernel
-        start, length, step = f"n // {kernel} * {width} + n % {kernel}", channels, height * width
+        pixel, inputs = 1, ((kernel, width), (kernel, 1), (depth, layer.image[0] * width))
     else:
-        corner, runs = f"{stride} * (i * {width} + j) * {channels}", kernel
-        start, length, step = f"n * {width * channels}", kernel * channels, 1
-    result = activated(
-        f"out[r, place + c] * np.float32({layer.scale!r}) + bias[c]", layer.activation
-    )
-    return f"""
-@jit_fma
-def {function}(x, weight, bias, out, rows):
-    flat_weight = weight.reshape({runs * length}, {padded(layer.channels)})
-    for r in range(rows):
-        for i in range({down}):
-            for j in range({across}):
-                place = (i * {across} + j) * {layer.channels}
-                corner = {corner}
-                for c in range({layer.channels}):
-                    out[r, place + c] = np.float32(0.0)
-                for n in range({runs}):
-                    start = corner + {start}
-                    for k in range({length}):
-                        one = x[r, start + k * {step}]
-                        for c in range({layer.channels}):
-                            out[r, place + c] += one * flat_weight[n * {length} + k, c]
-                for c in range({layer.channels}):
-                    out[r, place + c] = {activated(result, layer.activation)}
-"""
+        pixel, inputs = depth, ((kernel, width * depth), (kernel * depth, 1))
+    columns_in_weight = padded(channels)
+    most_rows, most_columns = tile_shape(columns_in_weight)
+    tiles: dict[str, str] = {}
+    lines = [
+        "@jit_fma",
+        f"def {function}(x, weight, bias, out, rows):",
+        "    for r in range(rows):",
+    ]
+    for c in range(0, channels, most_columns):
+        columns = min(most_columns, channels - c)
+        lines += [
+            f"        for i in range({down}):",
+            f"            x0 = r * {layer.inputs} + i * {stride * width * pixel}",
+            f"            o0 = r * {layer.outputs} + i * {across * channels} + {c}",
+        ]
+        for start, stop, rows in _in_even_parts(across, most_rows):
+            tile = f"{function}_{rows}_{columns}"
+            steps = (stride * pixel, 0, channels)
+            arguments = f"{rows}, {columns}, {inputs}, {columns_in_weight}, {steps}"
+            tiles[tile] = f"{tile} = make_tile({arguments})"
+            lines += [
+                f"            for j in range({start}, {stop}, {rows}):",
+                f"                {tile}(x, x0 + j * {stride * pixel}, weight, {c}, bias, {c}, "
+                f"out, o0 + j * {channels})",
+            ]
+    if layer.activation != "identity":
+        lines += [
+            f"        for j in range({layer.outputs}):",
+            f"            out[r, j] = {activated('out[r, j]', layer.activation)}",
+        ]
+    return "\n".join([*tiles.values(), "", *lines])
+
+
+def _in_even_parts(count: int, most: int) -> list[tuple[int, int, int]]:
+    """(start, stop, step): ranges of parts of at most `most`, as few as can be, about even."""
+    parts = -(-count // most)
+    size, larger = divmod(count, parts)
+    middle = larger * (size + 1)
+    ranges = [(0, middle, size + 1), (middle, count, size)]
+    return [one for one in ranges if one[0] < one[1]]

@@ -6,7 +6,7 @@ so that a row's result does not depend on its company, policy_kernel.py says.
 """
 
 from rollout.conv_source import conv_source
-from rollout.layer_parts import LayerSource, activated, padded
+from rollout.layer_parts import LayerSource, activated, padded, tile_shape
 from rollout.learners.layers import Conv, Dense, Layer
 
 
@@ -20,52 +20,70 @@ def layer_source(layer: Layer) -> LayerSource:
 
 
 def dense_source(layer: Dense) -> LayerSource:
-    width = padded(layer.outputs)
-    function = f"dense_{layer.inputs}_{width}_{layer.activation}"
+    function = f"dense_{layer.inputs}_{layer.outputs}_{layer.activation}"
     weight, bias = f"{layer.name}_weight", f"{layer.name}_bias"
     return LayerSource(
-        (_dense_function(function, layer, width),),
+        (_dense_function(function, layer),),
         (f"{function}(in_{layer.source}, {weight}, {bias}, in_{layer.name}, rows)",),
-        ((layer.name, width),),
+        ((layer.name, layer.outputs),),
     )
 
 
-def _dense_function(function: str, layer: Dense, width: int) -> str:
+def _dense_function(function: str, layer: Dense) -> str:
     """dense_…(x, weight, bias, out, rows) writes out[:rows]."""
-    whole = layer.inputs // 4 * 4
-    lines = [
-        "@jit_fma",
-        f"def {function}(x, weight, bias, out, rows):",
-        "    for r in range(0, rows, 2):",
-        f"        for j in range({width}):",
-        "            out[r, j] = bias[j]",
-        "            out[r + 1, j] = bias[j]",
-    ]
-    if whole:
-        lines.append(f"        for k in range(0, {whole}, 4):")
-        lines += _pass_source("            ", 4, width)
-    if layer.inputs > whole:
-        lines.append(f"        k = {whole}")
-        lines += _pass_source("        ", layer.inputs - whole, width)
+    lines = sums_source(function, layer.inputs, layer.outputs)
     if layer.activation != "identity":
         lines += [
-            f"        for j in range({width}):",
+            "    for r in range(rows):",
+            f"        for j in range({layer.outputs}):",
             f"            out[r, j] = {activated('out[r, j]', layer.activation)}",
-            f"            out[r + 1, j] = {activated('out[r + 1, j]', layer.activation)}",
         ]
     return "\n".join(lines)
 
 
-def _pass_source(indent: str, inputs: int, width: int) -> list[str]:
-    """One pass over the outputs of two rows, taking in `inputs` inputs from k on."""
-    lines = []
-    for row, x in ((0, "a"), (1, "b")):
-        lines += [f"{indent}{x}{n} = x[r + {row}, k + {n}]" for n in range(inputs)]
-    lines.append(f"{indent}for j in range({width}):")
-    lines += [f"{indent}    w{n} = weight[k + {n}, j]" for n in range(inputs)]
-    for row, x in ((0, "a"), (1, "b")):
-        total = f"out[r + {row}, j]"
-        for n in range(inputs):
-            total = f"({total} + {x}{n} * w{n})"
-        lines.append(f"{indent}    out[r + {row}, j] = {total}")
-    return lines
+# inputs that go by before the next rows come, if there are more: their weights stay in the cache
+MOST_INPUTS = 1024
+
+
+def sums_source(function: str, inputs: int, outputs: int) -> list[str]:
+    """function(x, weight, bias, out, rows): out[:rows] = x[:rows] @ weight + bias.
+
+    x: [BLOCK, inputs]. weight: [inputs, padded(outputs)]. out: [BLOCK, outputs]. Of an odd number
+    of rows one more is computed.
+    """
+    width = padded(outputs)
+    rows, columns = tile_shape(width)
+    length = -(-inputs // -(-inputs // MOST_INPUTS))
+    is_whole = length == inputs
+    start, start_step = ("bias, j", 0) if is_whole else (f"out, r * {outputs} + j", outputs)
+    tiles, lines = [], ["@jit_fma", f"def {function}(x, weight, bias, out, rows):"]
+    if not is_whole:
+        lines += [
+            "    for r in range(rows + rows % 2):",
+            f"        for j in range({outputs}):",
+            "            out[r, j] = bias[j]",
+        ]
+    lines.append(f"    whole = rows // {rows} * {rows}")
+    for first_input, end_input, some_inputs in ranges(inputs, length):
+        lines.append(f"    for k in range({first_input}, {end_input}, {some_inputs}):")
+        for first, end, some in ranges(outputs, columns):
+            lines.append(f"        for j in range({first}, {end}, {some}):")
+            for from_row, to_row, together in (("0", "whole", rows), ("whole", "rows", 2)):
+                tile = f"{function}_{together}_{some}_{some_inputs}"
+                tiles.append(
+                    f"{tile} = make_tile({together}, {some}, (({some_inputs}, 1),), {width}, "
+                    f"({inputs}, {start_step}, {outputs}))"
+                )
+                lines += [
+                    f"            for r in range({from_row}, {to_row}, {together}):",
+                    f"                {tile}(x, r * {inputs} + k, weight, k * {width} + j, "
+                    f"{start}, out, r * {outputs} + j)",
+                ]
+    return [*tiles, "", *lines]
+
+
+def ranges(count: int, step: int) -> list[tuple[int, int, int]]:
+    """(first, end, step) of the whole steps, and of what is left."""
+    whole = count // step * step
+    parts = [(0, whole, step), (whole, count, count - whole)]
+    return [part for part in parts if part[0] < part[1]]
