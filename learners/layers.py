@@ -4,6 +4,7 @@ A layer reads one buffer and writes another, of its own name. A kind of layer is
 one function in torch_network.py, and one in rollout/layer_source.py.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -13,20 +14,29 @@ Activation = Literal["tanh", "relu", "identity"]
 Gains = tuple[tuple[int, float], ...]  # (columns, gain), for one group of columns after the other
 
 
-class Dense(msgspec.Struct, frozen=True, tag=True):
-    """activation(source @ weight + bias): `weight` [inputs, outputs], `bias` [outputs]."""
+class _Layer(msgspec.Struct, frozen=True):
+    """What all kinds have. source: the buffer that it reads."""
 
     name: str
     source: str
-    inputs: int
-    outputs: int
-    activation: Activation
-    gains: Gains
 
     @property
     def core_size(self) -> int:
         """Numbers that it remembers from one step to the next, of each row."""
         return 0
+
+    def ones(self) -> Iterator[tuple[str, slice]]:
+        """The parameters of which some columns begin as ones."""
+        return iter(())
+
+
+class Dense(_Layer, frozen=True, tag=True):
+    """activation(source @ weight + bias): `weight` [inputs, outputs], `bias` [outputs]."""
+
+    inputs: int
+    outputs: int
+    activation: Activation
+    gains: Gains
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Every parameter's name in the layer, and its shape; the last axis is the outputs'."""
@@ -37,12 +47,52 @@ class Dense(msgspec.Struct, frozen=True, tag=True):
         """The parameters that begin as orthogonal matrices; the others begin as zeros, or ones."""
         yield "weight", self.gains
 
-    def ones(self) -> Iterator[tuple[str, slice]]:
-        """The parameters of which columns begin as ones."""
-        return iter(())
+
+class Conv(_Layer, frozen=True, tag=True):
+    """activation(scale · patch @ weight + bias) for every patch of an image, without padding.
+
+    `weight` [kernel, kernel, channels of the image, channels], `bias` [channels]. It reads and
+    writes images as rows of numbers: [height, width, channels], or [channels, height, width] where
+    its source has the channels first.
+
+    image: height, width and channels of the source. channels: of the output. kernel, stride: in
+    both directions. scale: 1/255 brings bytes to [0, 1].
+    """
+
+    image: tuple[int, int, int]
+    channels: int
+    kernel: int
+    stride: int
+    activation: Activation
+    gains: Gains
+    scale: float = 1.0
+    channels_first: bool = False
+
+    @property
+    def inputs(self) -> int:
+        return math.prod(self.image)
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """Patches, down and across; less than 1 where the kernel is larger than the image."""
+        height, width, _ = self.image
+        down, across = height - self.kernel, width - self.kernel
+        return down // self.stride + 1, across // self.stride + 1
+
+    @property
+    def outputs(self) -> int:
+        return math.prod(self.positions) * self.channels
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield "weight", (self.kernel, self.kernel, self.image[2], self.channels)
+        yield "bias", (self.channels,)
+
+    def orthogonal(self) -> Iterator[tuple[str, Gains]]:
+        """The weight as a matrix of one row for each number of a patch."""
+        yield "weight", self.gains
 
 
-class Lstm(msgspec.Struct, frozen=True, tag=True):
+class Lstm(_Layer, frozen=True, tag=True):
     """Long short-term memory (Hochreiter and Schmidhuber 1997; with the forget gate of Gers 2000).
 
         i, f, g, o = source @ input_weight + h @ hidden_weight + bias, a quarter of the columns each
@@ -52,8 +102,6 @@ class Lstm(msgspec.Struct, frozen=True, tag=True):
     (Jozefowicz et al. 2015): open.
     """
 
-    name: str
-    source: str
     inputs: int
     outputs: int
 
@@ -74,7 +122,7 @@ class Lstm(msgspec.Struct, frozen=True, tag=True):
         yield "bias", slice(self.outputs, 2 * self.outputs)
 
 
-class Gru(msgspec.Struct, frozen=True, tag=True):
+class Gru(_Layer, frozen=True, tag=True):
     """Gated recurrent unit (Cho et al. 2014), with the reset gate behind the product, as in torch.
 
         r, z, n = a third each of source @ input_weight + bias, and of h @ hidden_weight
@@ -84,8 +132,6 @@ class Gru(msgspec.Struct, frozen=True, tag=True):
     It writes h', which is its core state.
     """
 
-    name: str
-    source: str
     inputs: int
     outputs: int
 
@@ -103,9 +149,6 @@ class Gru(msgspec.Struct, frozen=True, tag=True):
         yield "input_weight", ((self.outputs, 1.0),) * 3
         yield "hidden_weight", ((self.outputs, 1.0),) * 3
 
-    def ones(self) -> Iterator[tuple[str, slice]]:
-        return iter(())
-
 
 Core = Lstm | Gru
-Layer = Dense | Core
+Layer = Dense | Conv | Core

@@ -7,14 +7,16 @@ same flat float32 vector of parameters.
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
-from rollout.learners.layers import Activation, Dense, Gru, Layer, Lstm
+from rollout.learners.layers import Activation, Conv, Dense, Gru, Layer, Lstm
 
+CoreSpec = tuple[Literal["lstm", "gru"], int]  # its kind, and how many outputs it has
 OBSERVATION = "observation"  # what the first layers read: float32 [rows, num_inputs]
 
 
@@ -156,7 +158,7 @@ def make_mlp(
     activation: Activation,
     value_network: Literal["shared", "separate"],
     parts: tuple[InputPart, ...] = (),
-    core: tuple[Literal["lstm", "gru"], int] | None = None,
+    core: CoreSpec | None = None,
 ) -> NetworkSpec:
     """Dense layers of `hidden_sizes`, perhaps a core, then the head's outputs and the value.
 
@@ -167,21 +169,103 @@ def make_mlp(
     policy, 1 for the value.
     """
     inputs = sum(part.num_inputs for part in parts) or math.prod(observation_shape)
-    num_outputs = head.num_outputs
 
-    def torso(prefix: str) -> tuple[list[Layer], str, int]:
+    def torso(prefix: str) -> Torso:
+        return _dense_layers(prefix, (), OBSERVATION, inputs, hidden_sizes, activation)
+
+    return _with_heads(observation_shape, head, torso, core, value_network, parts)
+
+
+class Filters(NamedTuple):
+    """What one convolution is made of: see layers.Conv."""
+
+    channels: int
+    kernel: int
+    stride: int
+
+
+def make_conv(
+    observation_shape: tuple[int, ...],
+    head: Head,
+    convolutions: Sequence[Filters],
+    hidden_sizes: tuple[int, ...],
+    activation: Activation,
+    value_network: Literal["shared", "separate"],
+    *,
+    scale: float = 1.0,
+    channels_first: bool = False,
+    core: CoreSpec | None = None,
+) -> NetworkSpec:
+    """Convolutions of an image, then as `make_mlp`.
+
+    observation_shape: (height, width, channels), or (channels, height, width) with channels_first.
+    scale: what the observation is multiplied by. Raises ValueError for a kernel that is larger than
+    what it goes over.
+    """
+    height, width, depth = observation_shape
+    if channels_first:
+        depth, height, width = observation_shape
+
+    def torso(prefix: str) -> Torso:
         layers: list[Layer] = []
-        source, width = OBSERVATION, inputs
-        for i, size in enumerate(hidden_sizes):
-            gains = ((size, math.sqrt(2.0)),)
-            layers.append(Dense(f"{prefix}_{i}", source, width, size, activation, gains))
-            source, width = layers[-1].name, size
+        source, image = OBSERVATION, (height, width, depth)
+        for i, (channels, kernel, stride) in enumerate(convolutions):
+            gains = ((channels, math.sqrt(2.0)),)
+            name, is_first = f"{prefix}_conv_{i}", i == 0
+            layer = Conv(
+                name, source, image, channels, kernel, stride, activation, gains,
+                scale if is_first else 1.0, is_first and channels_first,
+            )  # fmt: skip
+            if kernel > min(image[:2]):
+                raise ValueError(
+                    f"convolution {i + 1} has a kernel of {kernel}×{kernel}, what it goes over is "
+                    f"{image[0]}×{image[1]}"
+                )
+            layers.append(layer)
+            source, image = name, (*layer.positions, channels)
+        return _dense_layers(prefix, layers, source, math.prod(image), hidden_sizes, activation)
+
+    return _with_heads(observation_shape, head, torso, core, value_network, ())
+
+
+Torso = tuple[list[Layer], str, int]  # layers; the buffer that the last one writes, and its width
+
+
+def _dense_layers(
+    prefix: str,
+    before: Iterable[Layer],
+    source: str,
+    width: int,
+    sizes: tuple[int, ...],
+    activation: Activation,
+) -> Torso:
+    layers = [*before]
+    for i, size in enumerate(sizes):
+        gains = ((size, math.sqrt(2.0)),)
+        layers.append(Dense(f"{prefix}_{i}", source, width, size, activation, gains))
+        source, width = layers[-1].name, size
+    return layers, source, width
+
+
+def _with_heads(
+    observation_shape: tuple[int, ...],
+    head: Head,
+    hidden: Callable[[str], Torso],
+    core: CoreSpec | None,
+    value_network: Literal["shared", "separate"],
+    parts: tuple[InputPart, ...],
+) -> NetworkSpec:
+    """hidden: makes the hidden layers, of names with a certain beginning."""
+
+    def torso(prefix: str) -> Torso:
+        layers, source, width = hidden(prefix)
         if core is not None:
             kind, size = core
             layers.append({"lstm": Lstm, "gru": Gru}[kind](f"{prefix}_core", source, width, size))
             source, width = layers[-1].name, size
         return layers, source, width
 
+    num_outputs = head.num_outputs
     if value_network == "shared":
         layers, source, width = torso("torso")
         gains = ((num_outputs, 0.01), (1, 1.0))

@@ -23,8 +23,9 @@ from rollout.learners.distributions import (
     Distribution,
     MultiCategorical,
 )
-from rollout.learners.layers import Activation, Dense, Gru, Lstm
+from rollout.learners.layers import Activation, Conv, Dense, Gru, Lstm
 from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, NetworkSpec
+from rollout.learners.torch_conv import conv
 from rollout.learners.torch_core import run_core
 
 NARROW = 16  # a layer with fewer outputs is computed transposed
@@ -116,6 +117,9 @@ class TorchNetwork:
                 case Dense():
                     weight, bias = parameters
                     buffers[layer.name] = dense(source, weight, bias, layer.activation)
+                case Conv():
+                    weight, bias = parameters
+                    buffers[layer.name] = conv(layer, source, weight, bias)
                 case Lstm() | Gru():
                     assert is_first is not None
                     core_states = run_core(layer, source, parameters, before[layer.name], is_first)

@@ -16,7 +16,7 @@ from rollout.envs.layouts import action_layout, observation_layout
 from rollout.envs.registry import AnyEnv
 from rollout.learners.network import CategoricalHead, GaussianHead, Head, NetworkSpec
 from rollout.learners.unroll import Unroll, UnrollSchema
-from rollout.policy_kernel import BLOCK, num_packed, num_scratch, policy_source
+from rollout.policy_kernel import block_size, num_packed, num_scratch, policy_source
 from rollout.shapes import head_of, parts_of
 
 E = TypeVar("E", Envs, ForeignEnvs)
@@ -31,7 +31,7 @@ class Workspace:
     def __init__(self, network: NetworkSpec) -> None:
         self.packed = np.zeros(num_packed(network), np.float32)
         self.scratch = np.zeros(num_scratch(network), np.float32)
-        self.noise = np.zeros(BLOCK * action_size(network.head), np.float32)
+        self.noise = np.zeros(block_size(network) * action_size(network.head), np.float32)
         is_gaussian = isinstance(network.head, GaussianHead)
         dtype = np.float32 if is_gaussian else np.int32
         self.env_action = np.zeros(action_size(network.head), dtype)  # one action, for one step

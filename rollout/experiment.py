@@ -26,7 +26,12 @@ from rollout.env_source import OBJECT, EnvSource, VectorizationMode, object_id
 from rollout.errors import AlgorithmError, ConfigError
 from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
-from rollout.experiment_rules import MAX_UNROLL_LENGTH, broken_rules, resolve_params
+from rollout.experiment_rules import (
+    MAX_UNROLL_LENGTH,
+    broken_rules,
+    network_problems,
+    resolve_params,
+)
 from rollout.learners.impala_settings import ImpalaSettings
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.settings import Kinds, Settings, UnreadAlgorithm
@@ -236,6 +241,51 @@ class MlpSettings(Settings):
     )
 
 
+class ConvSettings(Settings):
+    """Convolutions of an image, then dense layers, for policy and value."""
+
+    kind: Literal["conv"] = Field(default="conv", description="which network")
+    channels: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(strict=False)] = (
+        Field(
+            default=(16,),
+            min_length=1,
+            max_length=16,
+            description="output channels of each convolution",
+        )
+    )
+    kernel_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(strict=False)] = (
+        Field(
+            default=(3,),
+            min_length=1,
+            max_length=16,
+            description="side of each convolution's square kernel, in pixels; there is no padding",
+        )
+    )
+    strides: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(strict=False)] = Field(
+        default=(1,),
+        min_length=1,
+        max_length=16,
+        description="pixels from one patch of each convolution to the next",
+    )
+    channels_axis: Literal["auto", "first", "last"] = Field(
+        default="auto",
+        description="where an observation has its channels (or stacked frames); auto takes the "
+        "first axis if it is the shortest, else the last",
+    )
+    hidden_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(strict=False)
+    ] = Field(default=(128,), max_length=16, description="units of each dense layer after them")
+    activation: Literal["tanh", "relu"] = Field(
+        default="relu", description="function after each convolution and each of these layers"
+    )
+    value_network: Literal["shared", "separate"] = Field(
+        default="shared", description="whether the value has all of these layers of its own"
+    )
+    core: CoreSettings | None = Field(
+        default=None, description="a recurrent layer behind the dense ones; left out, none"
+    )
+
+
 class StopSettings(Settings):
     """When a run ends: at the first condition that holds, checked after each update."""
 
@@ -262,7 +312,8 @@ class CheckpointSettings(Settings):
     )
 
 
-NETWORK_KINDS = Kinds({"mlp": MlpSettings})
+NetworkSettings = MlpSettings | ConvSettings
+NETWORK_KINDS = Kinds({"mlp": MlpSettings, "conv": ConvSettings})
 ALGORITHM_KINDS = Kinds({"ppo": PpoSettings, "impala": ImpalaSettings}, UnreadAlgorithm)
 
 
@@ -288,7 +339,7 @@ class Experiment(Settings):
     env: EnvSettings
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     learner: LearnerSettings = Field(default_factory=LearnerSettings)
-    network: Annotated[MlpSettings, NETWORK_KINDS] = Field(default_factory=MlpSettings)
+    network: Annotated[NetworkSettings, NETWORK_KINDS] = Field(default_factory=MlpSettings)
     algorithm: Annotated[
         SerializeAsAny[PpoSettings | ImpalaSettings | UnreadAlgorithm], ALGORITHM_KINDS
     ] = Field(default_factory=PpoSettings)
@@ -578,6 +629,7 @@ def _with_env_params(
     except EnvError as error:
         return experiment, [f"{label}: {error}"], error
     params, problems = resolve_params(env, experiment.env.params, layers)
+    problems += network_problems(experiment.network, env, layers)
     settings = experiment.env.model_copy(update={"params": params})
     return experiment.model_copy(update={"env": settings}), problems, None
 

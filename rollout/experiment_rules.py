@@ -12,7 +12,7 @@ from rollout.experiment_file import KeyPath, Layers
 
 if TYPE_CHECKING:
     from rollout.envs.registry import AnyEnv
-    from rollout.experiment import Experiment
+    from rollout.experiment import Experiment, NetworkSettings
 
 # Longer unrolls only delay the next update; this also keeps every index within 32 bits.
 MAX_UNROLL_LENGTH = 2**16 - 1
@@ -128,6 +128,22 @@ def _only_async_sets_environments_aside(
     return None
 
 
+def _convolutions_are_whole(experiment: Experiment, show: Callable[[str], str]) -> str | None:
+    network = experiment.network
+    if network.kind != "conv":
+        return None
+    keys = ("channels", "kernel_sizes", "strides")
+    counts = [len(getattr(network, key)) for key in keys]
+    if len(set(counts)) == 1:
+        return None
+    shown = ", ".join(show(f"network.{key}") for key in keys)
+    return (
+        f"{shown} "
+        f"have {counts[0]}, {counts[1]} and {counts[2]} numbers; write one in each for every "
+        "convolution"
+    )
+
+
 RULES = (
     Rule(("stop",), _stops),
     Rule(("fleet.num_actors", "env.num_envs"), _every_actor_has_an_environment),
@@ -135,9 +151,20 @@ RULES = (
         ("fleet.unroll_length", "env.num_envs", "algorithm.num_minibatches", "algorithm.kind"),
         _minibatches_divide_the_batch,
     ),
+    Rule(("network",), _convolutions_are_whole),
     Rule(("algorithm.anneal_lr", "stop.env_steps"), _annealing_has_an_end),
     Rule(("fleet.on_env_failure", "fleet.mode"), _only_async_sets_environments_aside),
 )
+
+
+def network_problems(network: NetworkSettings, env: AnyEnv, layers: Layers) -> Iterator[str]:
+    """A message if the network cannot read the environment's observations."""
+    from rollout.shapes import make_network  # with Gymnasium behind it: slow to import
+
+    try:
+        make_network(network, env)
+    except ValueError as error:
+        yield f"{layers.source_of(('network', 'kind')).label}: {error}"
 
 
 def resolve_params(

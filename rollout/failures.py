@@ -8,6 +8,7 @@ that it names, with the params that it gives: replay your own files, or read the
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from rollout.env_source import EnvSource
 from rollout.envs.philox import CLOCK
 from rollout.errors import OperatorError, RunFailed
 from rollout.layer_source import layer_source
+from rollout.learners.layers import Conv
 from rollout.learners.network import OBSERVATION, NetworkSpec
 from rollout.learners.unroll import UnrollSchema
 from rollout.run_directory import write_atomically
@@ -301,7 +303,11 @@ def _network_problems(network: NetworkSpec) -> Iterator[str]:
     for layer in network.layers:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", layer.name) or layer.name in widths:
             yield f"layer {layer.name!r}"
-        elif widths.get(layer.source) != layer.inputs or layer.outputs < 1:
+            return
+        if isinstance(layer, Conv) and not _is_convolution(layer):
+            yield f"layer {layer.name}: {layer}"
+            return
+        if widths.get(layer.source) != layer.inputs or layer.outputs < 1:
             yield f"layer {layer.name}: {layer.inputs} inputs from {layer.source!r}"
         widths[layer.name] = layer.outputs
     buffers = Counter(name for layer in network.layers for name, _ in layer_source(layer).buffers)
@@ -312,3 +318,8 @@ def _network_problems(network: NetworkSpec) -> Iterator[str]:
         width = widths.get(columns.buffer, 0) if columns.buffer != OBSERVATION else 0
         if not 0 <= columns.start < columns.stop <= width or columns.stop - columns.start != count:
             yield f"{count} outputs in {columns}"
+
+
+def _is_convolution(layer: Conv) -> bool:
+    sizes = (*layer.image, layer.channels, layer.kernel, layer.stride)
+    return min(sizes) >= 1 and layer.kernel <= min(layer.image[:2]) and math.isfinite(layer.scale)

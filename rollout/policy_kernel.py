@@ -1,30 +1,32 @@
 """A network as compiled loops: Python source, generated from its specification.
 
-Two rules make it fast and let a row's result be the same, bit for bit, whatever rows are beside it:
+What makes a row's result the same, bit for bit, whatever rows are beside it: each output adds up
+its inputs in one fixed order, a fused product at a time. (Libraries choose another order, or
+another kernel, by the number of rows.) What makes it fast: tile_kernel.py. An odd number of rows is
+padded with a row whose result nobody reads.
 
-- The innermost loop runs over a layer's outputs, so each output adds up its inputs in one fixed
-  order and the compiler has nothing to reorder. (Libraries choose another order, or another kernel,
-  by the number of rows.)
-- Two rows share each load of the weights, and four inputs go into each pass over the outputs, which
-  keeps the multipliers busy. An odd number of rows is padded with a row whose result nobody reads.
-
-Sizes are constants in the generated source: with them as variables it runs a third slower. Outputs
-are padded to whole vector registers, which `pack` does once per version of the weights.
+Sizes are constants in the generated source: with them as variables it runs a third slower. Weights
+are padded to whole vector registers, which `pack` does once per version of them.
 
 NaN, in an observation or a parameter, reaches the outputs: what is hidden here nobody finds later.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 
-from rollout.layer_source import layer_source, new_core, old_core, padded
+from rollout.core_source import new_core, old_core
+from rollout.layer_parts import padded
+from rollout.layer_source import layer_source
+from rollout.learners.layers import Conv
 from rollout.learners.network import LOG_STD, OBSERVATION, NetworkSpec, Parameter
 
 Places = dict[str, tuple[int, int]]  # of buffers in scratch: offset and width
 
-# rows evaluated together: their activations and the weights stay in the first-level cache
+# rows evaluated together, so that a load of the weights serves all of them
 BLOCK = 32
+MOST_SCRATCH = 4 << 20  # bytes; fewer rows together than have more: an actor is to be small
 
 # tanh(x) ≈ x · P(x²) / Q(x²) for |x| ≤ 8, by weighted least squares; error below 6e-7 in float32.
 TANH_LIMIT = 8.0
@@ -57,17 +59,28 @@ def _places_in_packed(spec: NetworkSpec) -> list[tuple[Parameter, int]]:
     return places
 
 
+def block_size(spec: NetworkSpec) -> int:
+    """How many rows `forward` evaluates together: even, at most BLOCK. No result depends on it."""
+    fitting = MOST_SCRATCH // (4 * sum(width for _, width in _buffers(spec)))
+    return next((rows for rows in (BLOCK, 16, 8, 4) if rows <= fitting), 2)
+
+
 def num_scratch(spec: NetworkSpec) -> int:
     """Length of the float32 vector that `forward` works in."""
-    return sum(BLOCK * width for _, width in _places_in_scratch(spec).values())
+    return block_size(spec) * sum(width for _, width in _buffers(spec))
+
+
+def _buffers(spec: NetworkSpec) -> list[tuple[str, int]]:
+    """Name and width of everything in scratch, in its order."""
+    layers = (buffer for layer in spec.layers for buffer in layer_source(layer).buffers)
+    return [(OBSERVATION, spec.num_inputs), *layers]
 
 
 def _places_in_scratch(spec: NetworkSpec) -> Places:
-    places, offset = {}, 0
-    layers = (buffer for layer in spec.layers for buffer in layer_source(layer).buffers)
-    for name, width in ((OBSERVATION, spec.num_inputs), *layers):
+    places, offset, block = {}, 0, block_size(spec)
+    for name, width in _buffers(spec):
         places[name] = (offset, width)
-        offset += BLOCK * width
+        offset += block * width
     return places
 
 
@@ -84,9 +97,10 @@ def policy_source(spec: NetworkSpec) -> str:
     places = _places_in_scratch(spec)
     layers = [layer_source(layer) for layer in spec.layers]
     parts = [
+        (Path(__file__).parent / "tile_kernel.py").read_text(),
         "import math",
         "import numpy as np",
-        f"BLOCK = {BLOCK}",
+        f"BLOCK = {block_size(spec)}",
         f"NUM_INPUTS = {spec.num_inputs}",
         f"NUM_OUTPUTS = {spec.head.num_outputs}",
         f"CORE_SIZE = {spec.core_size}",
@@ -144,15 +158,20 @@ def sigmoid(x):
 
 
 def _pack_source(spec: NetworkSpec) -> str:
+    """A layer's scale becomes part of its weights."""
+    convolutions = [layer for layer in spec.layers if isinstance(layer, Conv)]
+    scales = {f"{layer.name}.weight": layer.scale for layer in convolutions}
     lines = ["@jit", "def pack(weights, packed):"]
     for parameter, offset in _places_in_packed(spec):
         columns = parameter.shape[-1]
         width = padded(columns)
+        scale = scales.get(parameter.name, 1.0)
+        factor = "" if scale == 1.0 else f" * np.float32({scale!r})"
         lines += [
             f"    for i in range({parameter.size // columns}):",
             f"        for j in range({width}):",
             f"            packed[{offset} + i * {width} + j] = (",
-            f"                weights[{parameter.offset} + i * {columns} + j]"
+            f"                weights[{parameter.offset} + i * {columns} + j]{factor}"
             f" if j < {columns} else np.float32(0.0)",
             "            )",
         ]
@@ -212,10 +231,10 @@ def _core_source(spec: NetworkSpec, places: Places) -> str:
 
 
 def _forward_source(spec: NetworkSpec, places: Places) -> str:
-    lines = ["@jit_fma", "def forward(packed, scratch, rows):"]
+    lines, block = ["@jit_fma", "def forward(packed, scratch, rows):"], block_size(spec)
     for buffer, (offset, width) in places.items():
-        stop = offset + BLOCK * width
-        lines.append(f"    in_{buffer} = scratch[{offset}:{stop}].reshape({BLOCK}, {width})")
+        stop = offset + block * width
+        lines.append(f"    in_{buffer} = scratch[{offset}:{stop}].reshape({block}, {width})")
     for parameter, offset in _places_in_packed(spec):
         shape = _packed_shape(parameter)
         view = f"packed[{offset}:{offset + math.prod(shape)}].reshape({shape})"

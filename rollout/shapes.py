@@ -2,26 +2,37 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from gymnasium.spaces import Box
+
 from rollout.envs.batch import state_bytes, state_fields
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.layouts import action_layout, observation_layout
 from rollout.envs.registry import AnyEnv
 from rollout.learners.network import (
     CategoricalHead,
+    CoreSpec,
+    Filters,
     GaussianHead,
     Head,
     InputPart,
     NetworkSpec,
+    make_conv,
     make_mlp,
 )
 from rollout.learners.unroll import FLOAT32, UnrollSchema
 
 if TYPE_CHECKING:  # actors use this file too, and need no pydantic
-    from rollout.experiment import MlpSettings
+    from rollout.experiment import ConvSettings, NetworkSettings
 
 
-def make_network(settings: "MlpSettings", env: AnyEnv) -> NetworkSpec:
-    """The network that [network] asks for, in the shape of the environment."""
+def make_network(settings: "NetworkSettings", env: AnyEnv) -> NetworkSpec:
+    """The network that [network] asks for, in the shape of the environment.
+
+    Raises ValueError where it cannot read the environment's observations.
+    """
+    if settings.kind == "conv":
+        return _make_conv(settings, env)
     return make_mlp(
         observation_layout(env.observation_space).shape,
         head_of(env),
@@ -29,8 +40,55 @@ def make_network(settings: "MlpSettings", env: AnyEnv) -> NetworkSpec:
         settings.activation,
         settings.value_network,
         parts_of(env),
-        (settings.core.kind, settings.core.size) if settings.core else None,
+        core_of(settings),
     )
+
+
+def core_of(settings: "NetworkSettings") -> CoreSpec | None:
+    """The recurrent layer that [network] asks for, if any."""
+    return (settings.core.kind, settings.core.size) if settings.core else None
+
+
+def _make_conv(settings: "ConvSettings", env: AnyEnv) -> NetworkSpec:
+    space = env.observation_space
+    if not isinstance(space, Box) or len(space.shape) != 3:
+        shown = f"{space.shape} numbers" if isinstance(space, Box) else f"a {type(space).__name__}"
+        raise ValueError(
+            f'network.kind="conv" reads images, a Box of shape (height, width, channels) or '
+            f"(channels, height, width); {env.__qualname__} shows {shown}; try "
+            'network.kind="mlp"'
+        )
+    axis = settings.channels_axis
+    if axis == "auto":
+        axis = "first" if space.shape[0] < min(space.shape[1:]) else "last"
+    try:
+        return make_conv(
+            space.shape,
+            head_of(env),
+            [
+                Filters(*numbers)
+                for numbers in zip(
+                    settings.channels, settings.kernel_sizes, settings.strides, strict=False
+                )
+            ],
+            settings.hidden_sizes,
+            settings.activation,
+            settings.value_network,
+            scale=1.0 / 255.0 if is_in_bytes(space) else 1.0,
+            channels_first=axis == "first",
+            core=core_of(settings),
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; {env.__qualname__} shows images of shape {space.shape}, the channels "
+            f"{axis}; try smaller network.kernel_sizes or network.strides, or another "
+            "network.channels_axis"
+        ) from None
+
+
+def is_in_bytes(space: Box) -> bool:
+    """Whether it holds pictures as usual, from 0 to 255; networks scale those to [0, 1]."""
+    return bool(space.dtype == np.uint8 and (space.low == 0).all() and (space.high == 255).all())
 
 
 def parts_of(env: AnyEnv) -> tuple[InputPart, ...]:

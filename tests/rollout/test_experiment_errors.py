@@ -217,7 +217,8 @@ def test_unknown_key_is_told_with_the_nearest(override, hint):
         ("network.activation=gelu", 'wanted "tanh" or "relu"'),
         (
             "algorithm.kind=inpala",
-            'wanted "ppo" or "impala" or "package.module:Class" (which algorithm); did you mean "impala"?',
+            'wanted "ppo" or "impala" or "package.module:Class" (which algorithm); did you mean '
+            '"impala"?',
         ),
         ("algorithm.learning_rate=0", "wanted a number above 0"),
         ("algorithm.learning_rate=inf", "wanted a number above 0"),

@@ -1,5 +1,7 @@
 """Failures: counted by place, and saved so that they load back whole or not at all."""
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from rollout.failures import (
 )
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.layers import Dense
-from rollout.learners.network import CategoricalHead, Columns, make_mlp
+from rollout.learners.network import CategoricalHead, Columns, Filters, make_conv, make_mlp
 from rollout.shapes import make_schema
 
 NETWORK = make_mlp((4,), CategoricalHead((2,)), (8,), "tanh", "separate")
@@ -149,6 +151,16 @@ def with_layer(**others) -> Failure:
     return make_failure(network=network)
 
 
+def with_convolution(**others) -> Failure:
+    network = make_conv((4, 5, 1), CategoricalHead((2,)), [Filters(3, 2, 1)], (), "relu", "shared")
+    first, *rest = network.layers
+    changed = msgspec.structs.replace(first, **others)
+    network = dataclasses.replace(network, layers=(changed, *rest))
+    schema = dataclasses.replace(SCHEMA, observation_shape=(4, 5, 1))
+    weights = np.zeros(max(network.num_parameters, 0), np.float32)
+    return make_failure(network=network, schema=schema, weights=weights)
+
+
 def with_schema(**others) -> Failure:
     return make_failure(schema=msgspec.convert(msgspec.to_builtins(SCHEMA) | others, type(SCHEMA)))
 
@@ -174,6 +186,13 @@ def with_schema(**others) -> Failure:
         (with_layer(source="value"), "inputs from 'value'"),
         (with_layer(inputs=-4), "-4 inputs from"),
         (with_layer(outputs=0), "0 inputs|8 inputs|4 inputs"),
+        (with_convolution(kernel=5), "layer torso_conv_0: Conv"),
+        (with_convolution(kernel=0), "layer torso_conv_0: Conv"),
+        (with_convolution(stride=0), "layer torso_conv_0: Conv"),
+        (with_convolution(channels=-3), "layer torso_conv_0: Conv"),
+        (with_convolution(image=(4, -5, -1)), "layer torso_conv_0: Conv"),
+        (with_convolution(image=(4, 4, 1)), "torso_conv_0: 16 inputs from 'observation'"),
+        (with_convolution(channels=4), "heads: 36 inputs from 'torso_conv_0'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(failure, said, tmp_path):

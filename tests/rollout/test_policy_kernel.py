@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from rollout.envs import kernels
 from rollout.learners.initialization import initial_parameters
-from rollout.learners.layers import Dense
-from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
+from rollout.learners.layers import Conv, Gru, Lstm
+from rollout.learners.network import CategoricalHead, Filters, NetworkSpec, make_conv, make_mlp
 from rollout.policy_kernel import (
     BLOCK,
     TANH_LIMIT,
@@ -71,9 +71,39 @@ SPECS = {
     "identity": make_mlp((2,), CategoricalHead((3,)), (16,), "identity", "shared"),
     "deep": make_mlp((6,), CategoricalHead((18,)), (33, 16, 15, 1, 4), "tanh", "separate"),
     "an image": make_mlp((2, 3), CategoricalHead((3,)), (10,), "relu", "shared"),
+    "a convolution": make_conv(
+        (5, 4, 1), CategoricalHead((3,)), [Filters(3, 2, 1)], (8,), "relu", "shared"
+    ),
+    "convolutions, channels first": make_conv(
+        (3, 9, 11),
+        CategoricalHead((2,)),
+        [Filters(24, 3, 2), Filters(8, 2, 1)],
+        (),
+        "tanh",
+        "shared",
+        scale=1.0 / 255.0,
+        channels_first=True,
+    ),
+    "MinAtar's": make_conv(
+        (10, 10, 4), CategoricalHead((3,)), [Filters(16, 3, 1)], (128,), "relu", "shared"
+    ),
+    "separate convolutions": make_conv(
+        (13, 7, 2),
+        CategoricalHead((5,)),
+        [Filters(17, 3, 2), Filters(72, 2, 1), Filters(48, 1, 1)],
+        (6,),
+        "tanh",
+        "separate",
+    ),
+    "many inputs": make_mlp((2311,), CategoricalHead((3,)), (20,), "relu", "shared"),
+    "wide": make_mlp((10,), CategoricalHead((3,)), (48, 80), "tanh", "shared"),
 }
+SLOW = ("MinAtar's", "separate convolutions", "many inputs", "wide")  # to compile
 POLICIES: dict[str, Policy] = {}
-each_spec = pytest.mark.parametrize("name", SPECS)
+each_spec = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SPECS],
+)
 
 
 def policy(name: str) -> Policy:
@@ -87,7 +117,8 @@ def random_weights(spec: NetworkSpec, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     flat = np.zeros(spec.num_parameters, np.float32)
     for parameter in spec.parameters:
-        scale = 1.0 / np.sqrt(parameter.shape[0]) if len(parameter.shape) == 2 else 0.3
+        inputs = np.prod(parameter.shape[:-1])
+        scale = 1.0 / np.sqrt(inputs) if len(parameter.shape) > 1 else 0.3
         parameter.view(flat)[:] = scale * rng.standard_normal(parameter.shape)
     return flat
 
@@ -102,10 +133,13 @@ def in_torch(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
     flat = torch.from_numpy(weights)
     buffers = {"observation": torch.from_numpy(observation)}
     for layer in spec.layers:
-        assert isinstance(layer, Dense)
+        assert not isinstance(layer, Lstm | Gru)
         weight = spec.parameter(f"{layer.name}.weight").view(flat)
         bias = spec.parameter(f"{layer.name}.bias").view(flat)
-        out = buffers[layer.source] @ weight + bias
+        if isinstance(layer, Conv):
+            out = conv_in_torch(layer, buffers[layer.source], weight, bias)
+        else:
+            out = buffers[layer.source] @ weight + bias
         functions = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda x: x}
         buffers[layer.name] = functions[layer.activation](out)
     logits, value = spec.outputs, spec.value
@@ -113,6 +147,15 @@ def in_torch(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
         buffers[logits.buffer][:, logits.start : logits.stop].numpy(),
         buffers[value.buffer][:, value.start].numpy(),
     )
+
+
+def conv_in_torch(layer: Conv, rows: torch.Tensor, weight, bias) -> torch.Tensor:
+    height, width, channels = layer.image
+    images = rows.reshape(-1, channels, height, width)
+    if not layer.channels_first:
+        images = rows.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    out = torch.conv2d(layer.scale * images, weight.permute(3, 2, 0, 1), bias, layer.stride)
+    return out.permute(0, 2, 3, 1).flatten(1)
 
 
 def in_float64(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
@@ -123,18 +166,36 @@ def in_float64(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
     for r, row in enumerate(observation.astype(np.float64)):
         buffers = {"observation": row}
         for layer in spec.layers:
-            assert isinstance(layer, Dense)
+            assert not isinstance(layer, Lstm | Gru)
             weight = spec.parameter(f"{layer.name}.weight").view(flat)
             bias = spec.parameter(f"{layer.name}.bias").view(flat)
-            out = np.zeros(layer.outputs)
-            for j in range(layer.outputs):
-                total = bias[j] + sum(buffers[layer.source] * weight[:, j])
-                functions = {"tanh": np.tanh, "relu": lambda x: max(x, 0.0)}
-                out[j] = functions.get(layer.activation, lambda x: x)(total)
-            buffers[layer.name] = out
+            source = buffers[layer.source]
+            patches = patches_of(layer, source) if isinstance(layer, Conv) else [source]
+            weight = weight.reshape(-1, weight.shape[-1])
+            out = []
+            for patch in patches:
+                for j in range(len(bias)):
+                    total = bias[j] + sum(patch * weight[:, j])
+                    functions = {"tanh": np.tanh, "relu": lambda x: max(x, 0.0)}
+                    out.append(functions.get(layer.activation, lambda x: x)(total))
+            buffers[layer.name] = np.array(out)
         logits[r] = buffers[spec.outputs.buffer][spec.outputs.start : spec.outputs.stop]
         value[r] = buffers[spec.value.buffer][spec.value.start]
     return logits, value
+
+
+def patches_of(layer: Conv, row: np.ndarray) -> list[np.ndarray]:
+    """The numbers of every patch of one image, as the kernel goes over it."""
+    height, width, channels = layer.image
+    image = row.reshape(height, width, channels)
+    if layer.channels_first:
+        image = row.reshape(channels, height, width).transpose(1, 2, 0)
+    k, stride = layer.kernel, layer.stride
+    return [
+        layer.scale * image[y : y + k, x : x + k].reshape(-1)
+        for y in range(0, height - k + 1, stride)
+        for x in range(0, width - k + 1, stride)
+    ]
 
 
 @each_spec
