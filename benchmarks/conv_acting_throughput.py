@@ -16,7 +16,7 @@ from rollout.envs import CompiledEnv, Envs
 from rollout.envs.minatar.breakout import Breakout
 from rollout.experiment import ConvSettings
 from rollout.learners.initialization import initial_parameters
-from rollout.learners.layers import Conv
+from rollout.learners.layers import Conv, Dense
 from rollout.learners.network import NetworkSpec
 from rollout.shapes import make_network, make_schema
 
@@ -56,6 +56,7 @@ def torch_module(spec: NetworkSpec, weights: np.ndarray) -> torch.nn.Module:
     modules: list[torch.nn.Module] = []
     image = (0, 0, 0)  # what the last convolution writes
     for layer in spec.layers:
+        assert isinstance(layer, Conv | Dense)
         weight, bias = (
             torch.from_numpy(spec.parameter(f"{layer.name}.{name}").view(weights).copy())
             for name in ("weight", "bias")

@@ -309,6 +309,7 @@ def _network_problems(network: NetworkSpec) -> Iterator[str]:
             return
         if widths.get(layer.source) != layer.inputs or layer.outputs < 1:
             yield f"layer {layer.name}: {layer.inputs} inputs from {layer.source!r}"
+            return
         widths[layer.name] = layer.outputs
     buffers = Counter(name for layer in network.layers for name, _ in layer_source(layer).buffers)
     for name, count in buffers.items():

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from rollout.learners.initialization import initial_parameters
-from rollout.learners.layers import Conv
+from rollout.learners.layers import Conv, Dense
 from rollout.learners.network import CategoricalHead, Filters, NetworkSpec, make_conv
 from rollout.learners.torch_network import TorchNetwork
 
@@ -35,6 +35,7 @@ def plain_forward(spec: NetworkSpec, leaves: dict[str, torch.Tensor], observatio
     """Layer by layer in float64, of leaves as torch's modules keep them: channels first."""
     buffers = {"observation": observation.double()}
     for layer in spec.layers:
+        assert isinstance(layer, Conv | Dense)
         source = buffers[layer.source]
         weight, bias = leaves[f"{layer.name}.weight"], leaves[f"{layer.name}.bias"]
         if isinstance(layer, Conv):
@@ -103,6 +104,7 @@ def test_kernels_begin_as_orthogonal_matrices(name) -> None:
     spec = SPECS[name]
     flat = initial_parameters(spec, seed=5)
     for layer in spec.layers:
+        assert isinstance(layer, Conv | Dense)
         if isinstance(layer, Conv):
             weight = spec.parameter(f"{layer.name}.weight").view(flat)
             matrix = weight.reshape(-1, layer.channels)
