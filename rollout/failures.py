@@ -299,11 +299,13 @@ def _network_problems(network: NetworkSpec) -> Iterator[str]:
     if min((network.head.num_outputs, *network.head.choices)) < 1:
         yield f"head {network.head}"
         return
+    names = Counter([OBSERVATION, *(layer.name for layer in network.layers)])
+    for name, count in names.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or count > 1:
+            yield f"layer {name!r}"
+            return
     widths = {OBSERVATION: network.num_inputs}
     for layer in network.layers:
-        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", layer.name) or layer.name in widths:
-            yield f"layer {layer.name!r}"
-            return
         if isinstance(layer, Conv) and not _is_convolution(layer):
             yield f"layer {layer.name}: {layer}"
             return
