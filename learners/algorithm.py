@@ -24,8 +24,17 @@ Piece = TypeVar("Piece")
 Metrics = dict[str, torch.Tensor]
 
 # A pass through the network takes at most so many rows at a time: enough to hide the cost of a
-# kernel's start, few enough for the processor's caches, and for memory whatever the batch.
+# kernel's start, few enough for the processor's caches. And so many numbers in all of its layers,
+# float32, which bounds memory whatever the batch.
 MAX_ROWS = {"cpu": 8192, "cuda": 1 << 18}
+MAX_NUMBERS = {"cpu": 1 << 26, "cuda": 1 << 31}
+
+
+def max_rows(network: TorchNetwork) -> int:
+    """How many rows a pass through the network takes at most."""
+    kind, spec = network.device.type, network.spec
+    numbers = spec.num_inputs + sum(layer.outputs for layer in spec.layers)
+    return max(1, min(MAX_ROWS[kind], MAX_NUMBERS[kind] // numbers))
 
 
 class Inputs(NamedTuple):
@@ -135,16 +144,22 @@ class Algorithm(ABC, Generic[S]):
         two. Where the network has a core, environments are shared out instead, with all steps of
         each; rows that are no steps go to the core, and not into the minibatch.
         """
-        columns, core_size = inputs_of(rows).core_state.shape
-        if columns == 0:
+        rows = self.without_no_ops(rows)
+        inputs = inputs_of(rows)
+        columns, core_size = inputs.core_state.shape
+        chosen = torch.arange(columns, device=inputs.is_first.device)
+        if inputs.is_step is not None:  # a column without any would be a minibatch of nothing
+            chosen = chosen[inputs.is_step.view(-1, columns).any(0)]
+        if len(chosen) == 0:
             return
-        at_most = columns if core_size else columns // 2
+        at_most = len(chosen) if core_size else len(chosen) // 2
         num_minibatches = max(1, min(num_minibatches, at_most))
-        order = self.on_device(draws.permutation(self.seed, columns, update_index, epoch))
+        permutation = draws.permutation(self.seed, len(chosen), update_index, epoch)
+        order = chosen[self.on_device(permutation)]
         # All at once: gathered for each minibatch, the columns would leave the cache in between.
         by_column = _of_each(rows, lambda x: x.unflatten(0, (len(x) // columns, columns)))
         shuffled = _of_each(by_column, lambda x: x.index_select(1, order))
-        bounds = -(np.arange(num_minibatches + 1) * -columns // num_minibatches)
+        bounds = -(np.arange(num_minibatches + 1) * -len(chosen) // num_minibatches)
         for start, stop in itertools.pairwise(bounds.tolist()):
             part = _of_each(shuffled, lambda x, a=start, b=stop: x[:, a:b].flatten(0, 1))
             yield _only_steps(part)
@@ -190,13 +205,14 @@ class Algorithm(ABC, Generic[S]):
         return {**total, "losses/grad_norm": norm}
 
     def _pieces(self, minibatch: Rows) -> Iterator[tuple[Rows, float]]:
-        inputs, max_rows = inputs_of(minibatch), MAX_ROWS[self.network.device.type]
+        minibatch = self.without_no_ops(minibatch)
+        inputs, most = inputs_of(minibatch), max_rows(self.network)
         num_rows = len(inputs.is_first)
-        if num_rows <= max_rows or inputs.core_state.shape[1]:
+        if num_rows <= most or inputs.core_state.shape[1]:
             yield _only_steps(minibatch), 1.0
             return
-        for start in range(0, num_rows, max_rows):
-            piece = _of_each(minibatch, lambda x, start=start: x[start : start + max_rows])
+        for start in range(0, num_rows, most):
+            piece = _of_each(minibatch, lambda x, start=start: x[start : start + most])
             yield piece, len(inputs_of(piece).is_first) / num_rows
 
 

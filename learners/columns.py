@@ -184,7 +184,8 @@ def evaluate(network: TorchNetwork, columns: Columns) -> Evaluation:
         last = torch.cat([columns.observation[-1], columns.final_observation])
         states = core_states.unflatten(0, (T, B))
         begun = states[-1].masked_fill(columns.is_first[-1].unsqueeze(1), 0.0)
-        ended = states[columns.final_t, columns.final_env]
+        places = columns.final_t.astype(np.int64) * B + columns.final_env
+        ended = core_states[torch.from_numpy(places).to(network.device)]
         never = columns.is_first.new_zeros(len(last))
         _, last_value, _ = network.run(last, torch.cat([begun, ended]), never)
     return Evaluation(

@@ -14,10 +14,10 @@ import torch
 
 from rollout.learners import draws
 from rollout.learners.algorithm import (
-    MAX_ROWS,
     Algorithm,
     Metrics,
     explained_variance,
+    max_rows,
     mean_metrics,
 )
 from rollout.learners.columns import Columns, evaluate
@@ -57,8 +57,7 @@ class IMPALA(Algorithm[ImpalaSettings]):
     def pieces(self, columns: Columns, minibatch: np.ndarray) -> Iterator[tuple[Columns, float]]:
         """The minibatch by as many columns as a pass may take, each with its part of the steps."""
         num_steps = columns.num_steps(minibatch)
-        max_rows = MAX_ROWS[self.network.device.type]
-        for piece in columns.pieces(minibatch, max_rows):
+        for piece in columns.pieces(minibatch, max_rows(self.network)):
             yield columns.pick(piece), columns.num_steps(piece) / num_steps
 
     def loss(self, columns: Columns) -> tuple[torch.Tensor, Metrics]:

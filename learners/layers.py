@@ -1,7 +1,8 @@
 """The layers that networks are made of: which numbers each has, and how these begin.
 
 A layer reads one buffer and writes another, of its own name. A kind of layer is one dataclass here,
-one function in torch_network.py, and one in rollout/layer_source.py.
+one function of torch (torch_network.py, torch_conv.py, torch_core.py), and one that writes compiled
+loops (rollout/dense_source.py, conv_source.py, core_source.py).
 """
 
 import math

@@ -15,11 +15,11 @@ import torch
 from torch.nn import functional
 
 from rollout.learners.algorithm import (
-    MAX_ROWS,
     Algorithm,
     Inputs,
     Metrics,
     explained_variance,
+    max_rows,
     mean_metrics,
 )
 from rollout.learners.columns import Columns, evaluate
@@ -73,7 +73,7 @@ class PPO(Algorithm[PpoSettings]):
                 break
         return {
             **mean_metrics(steps),
-            "losses/explained_variance": explained_variance(rows.value, rows.return_).item(),
+            "losses/explained_variance": explained_variance(*self.values(rows)).item(),
             "charts/learning_rate": learning_rate,
         }
 
@@ -86,6 +86,13 @@ class PPO(Algorithm[PpoSettings]):
             *(column.flatten() for column in estimates),
         )
         return self.without_no_ops(rows)
+
+    def values(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and returns of the rows that are steps."""
+        is_step = rows.inputs.is_step
+        if is_step is None:
+            return rows.value, rows.return_
+        return rows.value[is_step], rows.return_[is_step]
 
     def recorded(self, batch: Batch) -> Estimates:
         """What follows from the values that actors recorded."""
@@ -100,7 +107,7 @@ class PPO(Algorithm[PpoSettings]):
         columns = Columns.of(batch, self.network.device)
         shape, device = batch.reward.shape, self.network.device
         estimates = Estimates(*(torch.zeros(shape, device=device) for _ in Estimates._fields))
-        for piece in columns.pieces(columns.with_steps(), MAX_ROWS[device.type]):
+        for piece in columns.pieces(columns.with_steps(), max_rows(self.network)):
             found = evaluate(self.network, columns.pick(piece))
             corrected = found.corrected(self.settings.gamma, self.settings.gae_lambda)
             index = torch.from_numpy(piece).to(device)

@@ -1,9 +1,10 @@
 """Acting, compiled: observe → policy → sample → step → write, T steps of N environments a call.
 
 A template (see envs/kernels.py), run behind the generated policy (policy_kernel.py), which defines
-`pack`, `load_row`, `forward` and the constants from BLOCK on, and behind that of the head
-(categorical_kernel.py, gaussian_kernel.py), which has `draw_noise`, `choose` and `for_env`. What
-comes before these is the environment's (batch.env_bindings). Nothing here uses Python objects.
+`pack`, `load_row`, `load_core`, `forward`, `save_core` and the constants from BLOCK on, and behind
+that of the head (categorical_kernel.py, gaussian_kernel.py), which has `draw_noise`, `choose` and
+`for_env`. What comes before these is the environment's (batch.env_bindings). Nothing here uses
+Python objects.
 """
 
 import numpy as np

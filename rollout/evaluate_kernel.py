@@ -1,7 +1,7 @@
 """What the policy says of observations, compiled.
 
 A template (see envs/kernels.py), run behind the generated policy (policy_kernel.py), which defines
-`pack`, `load_row`, `forward` and the constants from BLOCK on.
+`pack`, `load_row`, `load_core`, `forward`, `save_core` and the constants from BLOCK on.
 """
 
 from rollout.envs.kernels import bound

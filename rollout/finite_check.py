@@ -82,7 +82,7 @@ def check_finite(
     raise error
 
 
-_OF_POLICY = ("action", "behavior_log_prob", "value", "final_value")
+_OF_POLICY = ("action", "behavior_log_prob", "value", "final_value", "core_state")
 
 
 def _quantities(
@@ -115,6 +115,7 @@ def _quantities(
     yield "behavior_log_prob", columns.behavior_log_prob
     yield "value", columns.value
     yield "final_value", tails.final_value[:num_finals]
+    yield "core_state", columns.core_state
 
 
 def _step_of(unroll: Unroll, name: str, index: tuple[int, ...]) -> tuple[int, int]:
@@ -124,6 +125,8 @@ def _step_of(unroll: Unroll, name: str, index: tuple[int, ...]) -> tuple[int, in
         return int(unroll.final_t[index[0]]), int(unroll.final_env[index[0]])
     if field == "episode_return":
         return int(unroll.episode_t[index[0]]), int(unroll.episode_env[index[0]])
+    if field == "core_state":
+        return 0, index[0]
     t, i = index[:2]
     return max(0, t - 1) if field == "observation" else min(t, len(unroll.reward) - 1), i
 
@@ -131,7 +134,8 @@ def _step_of(unroll: Unroll, name: str, index: tuple[int, ...]) -> tuple[int, in
 def _shown(env: "AnyEnv", name: str, index: tuple[int, ...], parts: tuple[InputPart, ...]) -> str:
     """The field, as its author calls it, with the index in one observation."""
     field, _, k = name.partition(".")
-    inside = index[1:] if field.startswith("final") else index[2:]
+    has_t = not field.startswith(("final", "core"))
+    inside = index[2:] if has_t else index[1:]
     if k:
         layout = observation_layout(env.observation_space)
         found = {part.offset: part for part in layout.parts}[parts[int(k)].offset]

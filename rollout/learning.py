@@ -38,6 +38,9 @@ def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algori
     settings = experiment.learner
     keep_freed_memory()
     torch.set_num_threads(settings.num_threads)
+    # On a GPU convolutions would round more than the actors do, and differ from run to run.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

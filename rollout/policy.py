@@ -122,11 +122,10 @@ class Policy:
         size = self.network.core_size
         if core_state is None:
             return np.zeros((rows, size), np.float32)
-        core = np.array(core_state, np.float32, copy=True).reshape(-1, size)
-        if len(core) != rows:
-            found = list(np.shape(core_state))
-            raise ValueError(f"core_state is {found}, wanted [{rows}, {size}]")
-        return core
+        core = np.array(core_state, np.float32)
+        if core.size != rows * size:
+            raise ValueError(f"core_state is {list(core.shape)}, wanted [{rows}, {size}]")
+        return core.reshape(rows, size)
 
     def _rows(self, observation: Any) -> tuple[np.ndarray, bool]:
         """Rows [N, *layout.shape], and whether the observation was a batch."""
@@ -147,7 +146,8 @@ class Policy:
         from rollout.make_actor import load_kernels
 
         fleet, algorithm = self.experiment.fleet, self.experiment.algorithm
-        schema = make_schema(self.env, fleet.unroll_length, algorithm.needs_value)
+        needs_value, core_size = algorithm.needs_value, self.network.core_size
+        schema = make_schema(self.env, fleet.unroll_length, needs_value, core_size)
         kernels = load_kernels(self.env, self.network, schema)
         return kernels.evaluate, Workspace(self.network)
 

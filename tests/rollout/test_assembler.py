@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rollout.assembler import Arrival, AsyncAssembler, FullBatch, LockstepAssembler
-from rollout.learners.unroll import COLUMNS, TAILS, Batch, Unroll, UnrollSchema
+from rollout.learners.unroll import COLUMNS, STARTS_AND_ENDS, TAILS, Batch, Unroll, UnrollSchema
 from rollout.wire import Header, Kind
 
 T = 3
@@ -47,7 +47,8 @@ def make_column(env: int, index: int) -> Unroll:
 def joined(columns: list[Unroll]) -> Unroll:
     """Columns side by side, tails in the order (t, column); a row at a time."""
     arrays = {name: np.concatenate([getattr(c, name) for c in columns], 1) for name in COLUMNS}
-    arrays["env_state"] = np.concatenate([column.env_state for column in columns])
+    for name in STARTS_AND_ENDS:
+        arrays[name] = np.concatenate([getattr(column, name) for column in columns])
     for kind in ("final", "episode"):
         rows = []
         for position, column in enumerate(columns):

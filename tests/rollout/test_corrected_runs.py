@@ -78,7 +78,7 @@ def test_async_run_can_be_replayed_whoever_is_killed(train, algorithm, places, v
 
 
 @pytest.mark.parametrize("algorithm", slow_unless(("impala",), list(ALGORITHMS)))
-@pytest.mark.parametrize("mode", slow_unless(("async",), ["lockstep", "async"]))
+@pytest.mark.parametrize("mode", slow_unless(("lockstep",), ["lockstep", "async"]))
 def test_training_improves_the_policy(train, algorithm, mode):
     result = train(
         algorithm,

@@ -11,6 +11,7 @@ from rollout.acting import UnrollActor, read_only
 from rollout.envs.batch import Envs
 from rollout.envs.classic.cartpole import CartPole
 from rollout.envs.diagnostic.memory import Memory
+from rollout.experiment import as_experiment
 from rollout.learners.columns import Columns, evaluate
 from rollout.learners.impala import IMPALA
 from rollout.learners.initialization import initial_parameters
@@ -21,7 +22,8 @@ from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.torch_core import run_core
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch, Unroll
-from rollout.shapes import make_schema
+from rollout.policy import Policy
+from rollout.shapes import make_network, make_schema
 from tests.some_fast import slow_unless
 
 T, N = 40, 5
@@ -240,6 +242,45 @@ def test_steps_that_are_none_reach_the_core_and_not_the_loss():
     batch.observation[5, 1] = 77.0
     (changed,) = algorithm.minibatches(algorithm.rows(batch), 1, 0, 0)
     assert not torch.equal(before, gradient(algorithm, changed))
+
+
+def test_columns_without_a_step_make_no_minibatch():
+    """Agents that wait through a whole unroll: the mean over nothing would be NaN."""
+    spec, weights = NETWORKS["gru"], weights_for(NETWORKS["gru"])
+    actor = make_actor("gru")
+    batch = batch_of(act(actor, weights), actor)
+    batch.no_op = np.zeros((T, N), np.bool_)
+    batch.no_op[:, [0, 3]] = True
+    algorithm = PPO(TorchNetwork(spec, weights), PpoSettings(), 0)
+    minibatches = list(algorithm.minibatches(algorithm.rows(batch), N, 0, 0))
+    assert [len(minibatch.action) for minibatch in minibatches] == [T] * 3
+    metrics = algorithm.update(batch, 0, 0.0)
+    assert metrics["losses/skipped_steps"] == 0 and np.isfinite(list(metrics.values())).all()
+    batch.no_op[:] = True
+    assert not list(algorithm.minibatches(algorithm.rows(batch), N, 0, 0))
+
+
+def test_policy_that_is_given_its_core_state_acts_as_actors_do():
+    tables = {
+        "env": {"id": "Memory-v0"},
+        "network": {"hidden_sizes": [7], "core": {"kind": "gru", "size": 5}},
+        "stop": {"env_steps": 1},
+    }
+    experiment = as_experiment(tables)
+    network = make_network(experiment.network, Memory)
+    policy = Policy(experiment, weights_for(network).copy())
+    schema = make_schema(Memory, 30, True, network.core_size)
+    acting = UnrollActor(Envs(Memory, 3, 2), network, schema)
+    acting.act(weights_for(network), greedy=True)
+    unroll, core_state = acting.buffer.unroll(), None
+    for t in range(30):
+        action, core_state = policy.act(unroll.observation[t], core_state=core_state)
+        assert action.tolist() == unroll.action[t].tolist()
+        core_state[unroll.terminated[t] | unroll.truncated[t]] = 0.0
+    one, core = policy.act(unroll.observation[0, 0])
+    assert one == unroll.action[0, 0] and core.shape == (network.core_size,)
+    with pytest.raises(ValueError, match=r"core_state is \[2\], wanted \[1, 5\]"):
+        policy.act(unroll.observation[0, 0], core_state=np.zeros(2))
 
 
 def gradient(algorithm: PPO, minibatch) -> torch.Tensor:
