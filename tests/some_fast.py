@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 
-def slow_unless(fast: Iterable[str], names: Iterable[str]) -> list[Any]:
+def slow_unless(fast: Iterable[Any], names: Iterable[Any]) -> list[Any]:
     """The names for `parametrize`: those that are not among `fast` marked as slow."""
     chosen = set(fast)
     return [

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from rollout.envs import CompiledEnv, EnvError, Envs, Outcome
 from tests.envs import broken_helpers
 from tests.envs.mistakes import MISTAKES, Mistake
+from tests.some_fast import slow_unless
 
 GOOD = {
     "state": np.dtype(
@@ -218,7 +219,9 @@ def test_attributes_that_are_no_params_get_another_cure(env, cure):
         Envs(env, 1, seed=0)
 
 
-@pytest.mark.parametrize("kind", [int, bool, np.float32, np.int8, np.bool_])
+@pytest.mark.parametrize(
+    "kind", slow_unless([int, np.bool_], [int, bool, np.float32, np.int8, np.bool_])
+)
 def test_rewards_and_flags_may_be_of_any_number_kind(kind):
     def step(state, params, action, draw):
         return kind(3), kind(0) > 0

@@ -17,6 +17,7 @@ from tests.envs.minatar_judge import (
     assert_same_distributions,
     random_player,
 )
+from tests.some_fast import slow_unless
 
 DIRECTIONS = ((-1, -1), (1, -1), (1, 1), (-1, 1))  # (dx, dy) by the package's number
 
@@ -51,8 +52,8 @@ def follow_ball(board, rng):
     return "n" if paddle == x else "lr"[paddle < x]
 
 
-@pytest.mark.parametrize("ramping", [True, False])
-@pytest.mark.parametrize("sticky", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("ramping", slow_unless([True], [True, False]))
+@pytest.mark.parametrize("sticky", slow_unless([0.1], [0.0, 0.1, 0.5]))
 @pytest.mark.parametrize("env", [Breakout, BreakoutFull])
 def test_random_play_is_the_packages(env, sticky, ramping):
     judge = Judge(env, "breakout", fields, sticky_action_prob=sticky, difficulty_ramping=ramping)

@@ -16,6 +16,7 @@ from tests.envs.minatar_judge import (
     assert_same_distributions,
     random_player,
 )
+from tests.some_fast import slow_unless
 
 
 def fields(their):
@@ -39,8 +40,8 @@ def cross_with_care(board, rng):
     return "d" if rng.random() < 0.05 else "n"
 
 
-@pytest.mark.parametrize("ramping", [True, False])
-@pytest.mark.parametrize("sticky", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("ramping", slow_unless([True], [True, False]))
+@pytest.mark.parametrize("sticky", slow_unless([0.1], [0.0, 0.1, 0.5]))
 @pytest.mark.parametrize("env", [Freeway, FreewayFull])
 def test_random_play_is_the_packages(env, sticky, ramping):
     judge = Judge(env, "freeway", fields, sticky_action_prob=sticky, difficulty_ramping=ramping)

@@ -33,6 +33,7 @@ from tests.envs.minatar_judge import (
     assert_same_distributions,
     random_player,
 )
+from tests.some_fast import slow_unless
 
 LISTS = {
     "f_bullets": "bullets",
@@ -97,8 +98,8 @@ def fetch_divers(board, rng):
     return safe[0] if safe else others[rng.integers(len(others))] if others else "n"
 
 
-@pytest.mark.parametrize("ramping", [True, False])
-@pytest.mark.parametrize("sticky", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("ramping", slow_unless([True], [True, False]))
+@pytest.mark.parametrize("sticky", slow_unless([0.1], [0.0, 0.1, 0.5]))
 def test_random_play_is_the_packages(sticky, ramping):
     judge = Judge(
         Seaquest, "seaquest", fields, sticky_action_prob=sticky, difficulty_ramping=ramping

@@ -26,6 +26,7 @@ from tests.envs.minatar_judge import (
     assert_same_distributions,
     random_player,
 )
+from tests.some_fast import slow_unless
 
 
 def fields(their):
@@ -78,8 +79,8 @@ def place_when_met(y, x, direction, num_aliens):
     return x
 
 
-@pytest.mark.parametrize("ramping", [True, False])
-@pytest.mark.parametrize("sticky", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("ramping", slow_unless([True], [True, False]))
+@pytest.mark.parametrize("sticky", slow_unless([0.1], [0.0, 0.1, 0.5]))
 @pytest.mark.parametrize("env", [SpaceInvaders, SpaceInvadersFull])
 def test_random_play_is_the_packages(env, sticky, ramping):
     judge = Judge(

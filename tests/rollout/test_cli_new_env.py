@@ -84,6 +84,7 @@ def run_next(text: str, *replaced: tuple[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_what_new_env_says_to_do_next_works(capsys):
     assert run_main("new-env", "walk.py") == 0

@@ -142,6 +142,7 @@ def test_environment_that_fails_again_and_again_ends_the_run_with_its_name(
         assert "looped_envs.py" not in replayed.stdout, "only the author's lines"
 
 
+@pytest.mark.slow
 def test_environment_that_fails_late_in_each_episode_ends_the_run(places, tmp_path, monkeypatch):
     """At another step of its life each time: every life begins with another episode."""
     monkeypatch.chdir(tmp_path)

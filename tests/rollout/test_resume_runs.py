@@ -22,6 +22,7 @@ from rollout.replay import RunReplay
 from rollout.run_directory import RunDirectory
 from rollout.run_places import START_S
 from tests.rollout.conftest import Command, read_lines, wait_until
+from tests.some_fast import slow_unless
 
 FILE = """
 [env]
@@ -236,7 +237,7 @@ def test_finished_run_says_so_and_nothing_of_it_changes(begin, start, places):
     places.assert_gone()
 
 
-@pytest.mark.parametrize("left", [None, b"", b'{"ledger": 3}'])
+@pytest.mark.parametrize("left", slow_unless([b'{"ledger": 3}'], [None, b"", b'{"ledger": 3}']))
 def test_run_that_died_when_all_was_done_but_its_summary_gets_one(begin, start, places, left):
     command = begin(updates=100)
     assert command.wait() == 0
@@ -255,6 +256,7 @@ def test_run_that_died_when_all_was_done_but_its_summary_gets_one(begin, start, 
 # Changed
 
 
+@pytest.mark.slow
 def test_changes_that_nobody_asked_for_are_listed_and_refused(begin, start, places):
     command = begin("stop.env_steps=20_000")
     assert command.wait() == 0
