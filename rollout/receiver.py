@@ -244,6 +244,8 @@ class Receiver:
             self._inbox.count(Verdict.MALFORMED)
             self._log_once("unreadable", f"refused a message from {sender!r}: {error}")
             return
+        if header.kind == Kind.HELLO and not is_drained:
+            self._receive_messages()  # before anything can be given to the life that begins
         judgement = self._inbox.judge(header, sender, payload)
         if judgement.verdict == Verdict.DUPLICATE:
             self._reply(sender, Answer.ACKNOWLEDGED, header.sequence)
@@ -253,8 +255,6 @@ class Receiver:
             why = f"{name} ({reason})" if reason else name
             self._log_once(name, f"refused a message as {why}: {header}")
         elif header.kind == Kind.HELLO:
-            if not is_drained:
-                self._receive_messages()
             self._hosts.on_actor_hello(header.actor, judgement.lost)
             self._share_out()
         else:
