@@ -156,7 +156,7 @@ def _through_cache(digest: str, compile_in) -> types.SimpleNamespace:
     entry = home / digest
     if _is_whole(entry):
         return compile_in(entry)
-    with _locked(home):
+    with _locked(home, digest):
         if _is_whole(entry):  # filled by another process while this one waited
             return compile_in(entry)
         beside = home / f"{digest}.partial"  # if there: of a process that died
@@ -200,9 +200,10 @@ def _digest_of_files(entry: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(home: Path) -> Iterator[None]:
+def _locked(home: Path, digest: str) -> Iterator[None]:
+    """Keep other processes off an entry: the others go on, but for a 16th that shares its lock."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(home / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = os.open(home / f"lock-{digest[0]}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -196,6 +196,12 @@ def test_entry_is_open_to_its_owner_only(filled):
     assert stat.S_IMODE(entry.stat().st_mode) == 0o700
 
 
+@pytest.mark.timeout(10)
+def test_entries_are_filled_beside_each_other(tmp_path):
+    with kernels._locked(tmp_path, "a0"), kernels._locked(tmp_path, "b0"):
+        pass  # with one lock for all, the second would wait for the first
+
+
 def test_two_processes_that_fill_the_cache_at_once_both_work(modules, cache, filled):
     environment = {"ROLLOUT_CACHE_DIR": str(cache)}
     answers = [answer(process) for process in [start(modules, environment) for _ in range(2)]]
