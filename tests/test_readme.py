@@ -15,10 +15,11 @@ FILE_NAME = re.compile(r"# (\w+\.(?:py|toml))\n")
 CONTINUED = re.compile(r"# \w+\.py, continued\n")
 
 
-def blocks(document: Path) -> list[tuple[str, str]]:
-    """(language, text) of each fenced block; parts of a file that goes on are one."""
+def blocks(document: Path, heading: str) -> list[tuple[str, str]]:
+    """(language, text) of each fenced block from `heading` on; those of one file are joined."""
     found: list[tuple[str, str]] = []
-    for match in BLOCK.finditer(document.read_text()):
+    text = document.read_text()
+    for match in BLOCK.finditer(text, text.index(f"{heading}\n")):
         language, text = match[1], match[2]
         if part := CONTINUED.match(text):
             language, begun = found.pop()
@@ -55,17 +56,19 @@ def run_lines(text: str, folder: Path) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("document", "languages"),
+    ("document", "heading", "languages"),
     [
-        ("README.md", {"sh", "python", "toml"}),
-        pytest.param("envs/README.md", {"sh", "python", "toml"}, marks=pytest.mark.slow),
-        ("learners/README.md", {"python"}),
+        pytest.param("README.md", "# rollout", {"sh", "python", "toml"}, marks=pytest.mark.slow),
+        ("README.md", "### An algorithm of your own", {"python", "toml"}),
+        pytest.param("envs/README.md", "", {"sh", "python", "toml"}, marks=pytest.mark.slow),
+        ("learners/README.md", "", {"python"}),
     ],
 )
-def test_every_block_of_a_readme_runs(document, languages, tmp_path):
+def test_every_block_of_a_readme_runs(document, heading, languages, tmp_path):
+    """From a heading on."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     seen = set()
-    for language, text in blocks(ROOT / document):
+    for language, text in blocks(ROOT / document, heading):
         seen.add(language)
         if language == "sh":
             run_lines(text, tmp_path)
