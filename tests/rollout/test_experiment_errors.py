@@ -215,6 +215,9 @@ def test_unknown_key_is_told_with_the_nearest(override, hint):
         ("network.hidden_sizes=[64, 0]", "wanted a list of 1 to 16 integers"),
         ("network.hidden_sizes=64", "wanted a list of 1 to 16 integers"),
         ("network.activation=gelu", 'wanted "tanh" or "relu"'),
+        ("network.core=3", "wanted a table; write [network.core] and its keys below it"),
+        ("network.core.kind=Lstm", 'did you mean "lstm"?'),
+        ("network.core.sizes=3", "unknown key network.core.sizes; did you mean network.core.size?"),
         (
             "algorithm.kind=inpala",
             'wanted "ppo" or "impala" or "package.module:Class" (which algorithm); did you mean '
@@ -424,6 +427,7 @@ SECTIONS = ["env", "fleet", "learner", "network", "algorithm", "stop", "checkpoi
 NAMES = [
     *("id", "num_envs", "params", "num_actors", "unroll_length", "mode", "kind", "device"),
     *("hidden_sizes", "env_steps", "wall_s", "keep", "gamma", "num_minibatches", "target_kl"),
+    *("core", "gaussian"),
 ]
 # Without a colon: `package.module:Name` would import what hypothesis makes up.
 text = st.text(st.characters(codec="utf-8", exclude_characters=":"), max_size=12)
