@@ -258,6 +258,21 @@ def test_file_whose_name_is_no_name_for_a_run_is_told_so():
     assert text.startswith('-x.toml: name="-x" wanted text usable as a directory\'s name')
 
 
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("network.gaussian.std=dependant", 'did you mean "dependent"?'),
+        ("network.gaussian.squash=true", 'wanted "none" or "tanh" (what brings them within'),
+        ("network.gaussian.sqush=tanh", "did you mean network.gaussian.squash?"),
+        ("network.gaussian=tanh", "wanted a table; write [network.gaussian] and its keys below"),
+    ],
+)
+def test_wrong_value_for_quantities_is_told_with_what_was_wanted(override, wanted):
+    text = problem(SMALLEST | {"env": {"id": "Pendulum-v1"}}, override)
+    assert text.startswith(f"override {override}: ")
+    assert wanted in text
+
+
 def test_keys_of_tables_given_in_python_are_strings():
     assert "key 3 in env" in problem({**SMALLEST, "env": {"id": "CartPole-v1", 3: 4}})
 
