@@ -57,23 +57,38 @@ class CategoricalHead(msgspec.Struct, frozen=True, tag="categorical"):
 class GaussianHead(msgspec.Struct, frozen=True, tag="gaussian"):
     """Quantities, each normal around its own output.
 
-    The logarithms of their standard deviations are parameters, the same in every state: `log_std`
-    [size], at first 0.
+    std: what the logarithms of their standard deviations are. "independent": parameters, the same
+    in every state, `log_std` [size], at first 0. "dependent": outputs as well, behind the means,
+    that were brought into LOG_STD_RANGE. bounds: (low, high) of each quantity, between which tanh
+    squashes it; empty: it is what is normal.
     """
 
     size: int
+    std: Literal["independent", "dependent"] = "independent"
+    bounds: tuple[tuple[float, float], ...] = ()
 
     @property
     def num_outputs(self) -> int:
-        return self.size
+        return 2 * self.size if self.std == "dependent" else self.size
 
     @property
     def choices(self) -> tuple[int, ...]:
         return ()
 
+    @property
+    def log_scale(self) -> float:
+        """log |d quantity / d tanh|, summed over quantities; 0 without bounds."""
+        return math.fsum(math.log(0.5 * high - 0.5 * low) for low, high in self.bounds)
+
 
 Head = CategoricalHead | GaussianHead
 LOG_STD = "log_std"
+
+# Of a deviation that is an output, as in CleanRL's SAC: from 0.007, below which float32 no longer
+# tells an action's distance from the mean, to 7. An output x becomes limit · tanh(x / limit), by
+# the limit on its side of 0: then a new network's deviations are 1, and a large x, other than with
+# a clamp, still has a gradient.
+LOG_STD_RANGE = (-5.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -137,7 +152,7 @@ class NetworkSpec:
             for name, shape in layer.shapes():
                 parameters.append(Parameter(f"{layer.name}.{name}", shape, offset))
                 offset += parameters[-1].size
-        if isinstance(self.head, GaussianHead):
+        if isinstance(self.head, GaussianHead) and self.head.std == "independent":
             parameters.append(Parameter(LOG_STD, (self.head.size,), offset))
         return tuple(parameters)
 

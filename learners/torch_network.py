@@ -22,6 +22,8 @@ from rollout.learners.distributions import (
     DiagonalGaussian,
     Distribution,
     MultiCategorical,
+    SquashedGaussian,
+    limited_log_std,
 )
 from rollout.learners.layers import Activation, Conv, Dense, Gru, Lstm
 from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, NetworkSpec
@@ -84,10 +86,20 @@ class TorchNetwork:
         mask = action_mask if action_mask is not None and action_mask.shape[1] else None
         head = self.spec.head
         if isinstance(head, GaussianHead):
-            return DiagonalGaussian(outputs, self.parameters[LOG_STD])
+            return self._gaussian(head, outputs)
         if len(head.choices) == 1:
             return Categorical(outputs, mask)
         return MultiCategorical(outputs, head.choices, mask)
+
+    def _gaussian(self, head: GaussianHead, outputs: torch.Tensor) -> Distribution:
+        if head.std == "dependent":
+            mean, log_std = outputs.split(head.size, dim=1)
+            log_std = limited_log_std(log_std)
+        else:
+            mean, log_std = outputs, self.parameters[LOG_STD]
+        if head.bounds:
+            return SquashedGaussian(mean, log_std, head.log_scale)
+        return DiagonalGaussian(mean, log_std)
 
     def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs and value as `run` gives them, of a network without a core."""

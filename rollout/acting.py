@@ -14,10 +14,16 @@ from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_envs import ForeignEnvs
 from rollout.envs.layouts import action_layout, observation_layout
 from rollout.envs.registry import AnyEnv
-from rollout.learners.network import CategoricalHead, GaussianHead, Head, NetworkSpec
+from rollout.learners.network import (
+    LOG_STD_RANGE,
+    CategoricalHead,
+    GaussianHead,
+    Head,
+    NetworkSpec,
+)
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.policy_kernel import block_size, num_packed, num_scratch, policy_source
-from rollout.shapes import head_of, parts_of
+from rollout.shapes import is_head_of, parts_of
 
 E = TypeVar("E", Envs, ForeignEnvs)
 
@@ -32,9 +38,8 @@ class Workspace:
         self.packed = np.zeros(num_packed(network), np.float32)
         self.scratch = np.zeros(num_scratch(network), np.float32)
         self.noise = np.zeros(block_size(network) * action_size(network.head), np.float32)
-        is_gaussian = isinstance(network.head, GaussianHead)
-        dtype = np.float32 if is_gaussian else np.int32
-        self.env_action = np.zeros(action_size(network.head), dtype)  # one action, for one step
+        # one action, for one step
+        self.env_action = np.zeros(action_size(network.head), action_dtype(network.head))
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """The arrays in the order `act_unroll` takes them."""
@@ -270,7 +275,7 @@ def check_network(env: AnyEnv, network: NetworkSpec, schema: UnrollSchema) -> No
             f"the network reads {len(network.parts)} parts of an observation, they are not those "
             f"of {env.__qualname__}"
         )
-    if network.head != head_of(env):
+    if not is_head_of(env, network.head):
         raise EnvError(
             f"the network chooses by {network.head}, the actions of {env.__qualname__} are "
             f"{env.action_space}"
@@ -280,6 +285,11 @@ def check_network(env: AnyEnv, network: NetworkSpec, schema: UnrollSchema) -> No
 def action_size(head: Head) -> int:
     """Numbers of one action; as many random ones choose it."""
     return len(head.choices) if isinstance(head, CategoricalHead) else head.size
+
+
+def action_dtype(head: Head) -> type[np.float32] | type[np.int32]:
+    """Of those numbers."""
+    return np.float32 if isinstance(head, GaussianHead) else np.int32
 
 
 def _head(env: AnyEnv, head: Head) -> tuple[Path, dict[str, Any]]:
@@ -294,6 +304,10 @@ def _head(env: AnyEnv, head: Head) -> tuple[Path, dict[str, Any]]:
     return HERE / "gaussian_kernel.py", both | {
         "LOW": np.array(layout.low, np.float32),
         "HIGH": np.array(layout.high, np.float32),
+        "IS_DEPENDENT": head.std == "dependent",
+        "IS_SQUASHED": bool(head.bounds),
+        "LOG_SCALE": head.log_scale,
+        "LOG_STD_RANGE": LOG_STD_RANGE,
     }
 
 

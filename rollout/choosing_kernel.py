@@ -17,7 +17,7 @@ VALUE_OFFSET, VALUE_STRIDE = bound("VALUE_OFFSET"), bound("VALUE_STRIDE")
 LOG_STD_OFFSET = bound("LOG_STD_OFFSET")
 pack, load_row, forward = bound("pack"), bound("load_row"), bound("forward")
 load_core, save_core = bound("load_core"), bound("save_core")
-draw_noise, choose = bound("draw_noise"), bound("choose")
+draw_noise, choose, for_env = bound("draw_noise"), bound("choose"), bound("for_env")
 
 
 @entry
@@ -39,9 +39,11 @@ def choose_all(
     action_mask,
     behavior_log_prob,
     value,
+    env_action,
 ):
     """Write the actions [N, …] for observations [N, …], their log-probabilities and values [N].
 
+    env_action: [N, numbers of one action], becomes what the environments get for quantities.
     core_state: float32 [N, CORE_SIZE], before and after.
     """
     envs = records(clock_bytes, CLOCK_RECORD)
@@ -68,5 +70,6 @@ def choose_all(
                 greedy,
                 flat_action[i],
             )
+            for_env(flat_action[i], env_action[i])
             if HAS_VALUE:
                 value[i] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]

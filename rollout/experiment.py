@@ -220,6 +220,21 @@ class CoreSettings(Settings):
     size: int = Field(default=128, ge=1, le=8192, description="units of the recurrent layer")
 
 
+class GaussianSettings(Settings):
+    """How quantities (a Box of actions) are drawn: around the network's outputs."""
+
+    std: Literal["independent", "dependent"] = Field(
+        default="independent",
+        description="whether deviations are parameters, the same in every state, or outputs of "
+        "the network",
+    )
+    squash: Literal["none", "tanh"] = Field(
+        default="none",
+        description="what brings them within the action space's bounds: tanh is part of the "
+        "distribution; with none, environments clip",
+    )
+
+
 class MlpSettings(Settings):
     """A multilayer perceptron for policy and value."""
 
@@ -238,6 +253,10 @@ class MlpSettings(Settings):
     )
     core: CoreSettings | None = Field(
         default=None, description="a recurrent layer behind the hidden ones; left out, none"
+    )
+    gaussian: GaussianSettings | None = Field(
+        default=None,
+        description="how quantities (a Box of actions) are drawn; left out, by its defaults",
     )
 
 
@@ -283,6 +302,10 @@ class ConvSettings(Settings):
     )
     core: CoreSettings | None = Field(
         default=None, description="a recurrent layer behind the dense ones; left out, none"
+    )
+    gaussian: GaussianSettings | None = Field(
+        default=None,
+        description="how quantities (a Box of actions) are drawn; left out, by its defaults",
     )
 
 

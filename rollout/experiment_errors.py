@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -46,8 +46,10 @@ class Key:
     def table(self) -> type[Settings] | None:
         """The model of this key's table, if it names one (of the first kind, if of several)."""
         annotation: Any = self.kinds.model_for({}) if self.kinds else self.field.annotation
-        is_table = isinstance(annotation, type) and issubclass(annotation, Settings)
-        return annotation if is_table else None
+        for one in (annotation, *get_args(annotation)):  # a table that may be left out: X | None
+            if isinstance(one, type) and issubclass(one, Settings):
+                return one
+        return None
 
     def wanted(self) -> str:
         """The value it takes, in words."""

@@ -158,9 +158,16 @@ RULES = (
 
 
 def network_problems(network: NetworkSettings, env: AnyEnv, layers: Layers) -> Iterator[str]:
-    """A message if the network cannot read the environment's observations."""
-    from rollout.shapes import make_network  # with Gymnasium behind it: slow to import
+    """Messages if the network cannot choose the environment's actions, or read what it shows."""
+    from rollout.shapes import head_of, make_network  # with Gymnasium behind it: slow to import
 
+    try:
+        head_of(env, network.gaussian)
+    except ValueError as error:
+        table = ("network", "gaussian")
+        squash = (*table, "squash")
+        yield f"{layers.source_of(squash if squash in layers.sources else table).label}: {error}"
+        network = network.model_copy(update={"gaussian": None})
     try:
         make_network(network, env)
     except ValueError as error:

@@ -15,9 +15,9 @@ from rollout.envs.layouts import action_layout, observation_layout, observation_
 from rollout.envs.philox import EVALUATION, philox, unit_float64
 from rollout.envs.registry import AnyEnv
 from rollout.experiment import Experiment
-from rollout.learners.network import LOG_STD, GaussianHead, NetworkSpec
+from rollout.learners.network import LOG_STD, LOG_STD_RANGE, GaussianHead, NetworkSpec
 from rollout.run_directory import RunDirectory
-from rollout.shapes import make_network, make_schema
+from rollout.shapes import make_network, make_schema, quantities_for_env
 
 # What draws of the stream EVALUATION are for, as the last word of their counter.
 SEED_OF_AN_EVALUATION, ACTION_OF_A_POLICY = range(2)
@@ -73,10 +73,10 @@ class Policy:
         Of a gymnasium.Env: an observation as it shows them, an action as it takes them; a batch
         only where both are those of the kit's spaces (`policy.env.observation_space`).
 
-        deterministic: the likeliest action, or the mean; else one drawn from the policy's
-        distribution. Draws are reproducible: they depend on the experiment's seed, the number of
-        calls so far and the row. action_mask: bool [A], or [N, A], what is allowed. Raises
-        ValueError if the observation is not what the environment shows.
+        deterministic: the likeliest action, or the mean, squashed if actions are; else one drawn
+        from the policy's distribution. Draws are reproducible: they depend on the experiment's
+        seed, the number of calls so far and the row. action_mask: bool [A], or [N, A], what is
+        allowed. Raises ValueError if the observation is not what the environment shows.
 
         A recurrent network returns (action, core_state): float32 [core_size], or [N, core_size], to
         be given with the next observation of the same episode; none at an episode's first.
@@ -86,11 +86,13 @@ class Policy:
         return (action, next_core_state) if self.network.core_size else action
 
     def _choose(self, outputs: np.ndarray, deterministic: bool, action_mask: Any) -> Any:
-        rows = outputs.reshape(-1, self.network.head.num_outputs)
-        if isinstance(self.network.head, GaussianHead):
+        head = self.network.head
+        rows = outputs.reshape(-1, head.num_outputs)
+        if isinstance(head, GaussianHead):
             if action_mask is not None:
                 raise ValueError("action_mask is for choices; these actions are quantities")
-            actions = self._quantities(rows, deterministic)
+            action = self._unsquashed(head, rows, deterministic)
+            actions = quantities_for_env(self.env, head, action)
         else:
             actions = self._choices(self._allowed(rows, action_mask), deterministic)
         env = self.env
@@ -102,7 +104,8 @@ class Policy:
         return actions[0] if actions.ndim > 1 else int(actions[0])
 
     def outputs(self, observation: Any, core_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """What the head reads: logits of choices, means of quantities; and the next core state.
+        """What the head reads: logits of choices, means (and more, see GaussianHead) of quantities;
+        and the next core state.
 
         float32 [A] and [core_size], or [N, A] and [N, core_size] for a batch.
         """
@@ -181,17 +184,23 @@ class Policy:
         is_single = action_layout(self.env.action_space).shape == ()
         return columns[0] if is_single else np.stack(columns, axis=1)
 
-    def _quantities(self, mean: np.ndarray, deterministic: bool) -> np.ndarray:
-        """float32 [N, n], within the bounds."""
-        layout = action_layout(self.env.action_space)
-        action = mean
-        if not deterministic:
-            first, second = self._uniforms(*mean.shape)
-            normal = np.sqrt(-2.0 * np.log(1.0 - first)) * np.cos(2.0 * np.pi * second)
-            deviation = np.exp(self.network.parameter(LOG_STD).view(self.parameters))
-            action = mean + deviation * normal.astype(np.float32)
-        low, high = np.array(layout.low, np.float32), np.array(layout.high, np.float32)
-        return np.clip(action, low, high)
+    def _unsquashed(
+        self, head: GaussianHead, outputs: np.ndarray, deterministic: bool
+    ) -> np.ndarray:
+        """Actions as an unroll has them, float32 [N, n]."""
+        mean = outputs[:, : head.size]
+        if deterministic:
+            return mean
+        if head.std == "dependent":
+            output = outputs[:, head.size :]
+            lowest, highest = LOG_STD_RANGE
+            limit = np.where(output > 0.0, highest, -lowest)
+            log_std = limit * np.tanh(output / limit)
+        else:
+            log_std = self.network.parameter(LOG_STD).view(self.parameters)
+        first, second = self._uniforms(*mean.shape)
+        normal = np.sqrt(-2.0 * np.log(1.0 - first)) * np.cos(2.0 * np.pi * second)
+        return mean + (np.exp(log_std) * normal).astype(np.float32)
 
     def _uniforms(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Two float64 [rows, columns] in [0, 1), new ones with every call."""

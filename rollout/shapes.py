@@ -1,5 +1,6 @@
 """What an environment means for the network that acts in it and for the unrolls that come of it."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,7 +8,7 @@ from gymnasium.spaces import Box
 
 from rollout.envs.batch import state_bytes, state_fields
 from rollout.envs.foreign.foreign_env import ForeignEnv
-from rollout.envs.layouts import action_layout, observation_layout
+from rollout.envs.layouts import ActionLayout, action_layout, observation_layout
 from rollout.envs.registry import AnyEnv
 from rollout.learners.network import (
     CategoricalHead,
@@ -23,19 +24,19 @@ from rollout.learners.network import (
 from rollout.learners.unroll import FLOAT32, UnrollSchema
 
 if TYPE_CHECKING:  # actors use this file too, and need no pydantic
-    from rollout.experiment import ConvSettings, NetworkSettings
+    from rollout.experiment import ConvSettings, GaussianSettings, NetworkSettings
 
 
 def make_network(settings: "NetworkSettings", env: AnyEnv) -> NetworkSpec:
     """The network that [network] asks for, in the shape of the environment.
 
-    Raises ValueError where it cannot read the environment's observations.
+    Raises ValueError where it cannot read the environment's observations, or choose its actions.
     """
     if settings.kind == "conv":
         return _make_conv(settings, env)
     return make_mlp(
         observation_layout(env.observation_space).shape,
-        head_of(env),
+        head_of(env, settings.gaussian),
         settings.hidden_sizes,
         settings.activation,
         settings.value_network,
@@ -64,7 +65,7 @@ def _make_conv(settings: "ConvSettings", env: AnyEnv) -> NetworkSpec:
     try:
         return make_conv(
             space.shape,
-            head_of(env),
+            head_of(env, settings.gaussian),
             [
                 Filters(*numbers)
                 for numbers in zip(
@@ -101,10 +102,60 @@ def parts_of(env: AnyEnv) -> tuple[InputPart, ...]:
     )
 
 
-def head_of(env: AnyEnv) -> Head:
-    """The distribution over the actions of an environment."""
+def head_of(env: AnyEnv, gaussian: "GaussianSettings | None" = None) -> Head:
+    """The distribution over the actions of an environment.
+
+    gaussian: [network.gaussian]; None: its defaults. Raises ValueError where it does not fit.
+    """
     layout = action_layout(env.action_space)
-    return CategoricalHead(layout.choices) if layout.choices else GaussianHead(*layout.shape)
+    if layout.choices:
+        if gaussian is not None:
+            raise ValueError(
+                "[network.gaussian] is for quantities, a Box of actions; the actions of "
+                f"{env.__qualname__} are choices, {env.action_space}; leave it out"
+            )
+        return CategoricalHead(layout.choices)
+    (size,) = layout.shape
+    if gaussian is None:
+        return GaussianHead(size)
+    if gaussian.squash == "none":
+        return GaussianHead(size, gaussian.std)
+    for j, (low, high) in enumerate(_bounds_of(layout)):
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(
+                'network.gaussian.squash="tanh" needs finite bounds of each quantity, one below '
+                f"the other; action[{j}] of {env.__qualname__} is from {low} to {high}; change its "
+                'action_space, or try network.gaussian.squash="none"'
+            )
+    return GaussianHead(size, gaussian.std, _bounds_of(layout))
+
+
+def is_head_of(env: AnyEnv, head: Head) -> bool:
+    """Whether it chooses what the environment takes: `head_of` it, with some settings."""
+    layout = action_layout(env.action_space)
+    if isinstance(head, CategoricalHead):
+        return head.choices == layout.choices
+    return (
+        not layout.choices
+        and (head.size,) == layout.shape
+        and head.bounds in ((), _bounds_of(layout))
+    )
+
+
+def _bounds_of(layout: ActionLayout) -> tuple[tuple[float, float], ...]:
+    return tuple(zip(layout.low, layout.high, strict=True))
+
+
+def quantities_for_env(env: AnyEnv, head: GaussianHead, action: np.ndarray) -> np.ndarray:
+    """What an environment gets for actions as an unroll has them: squashed, or clipped.
+
+    action: float32 [..., n], and so is what is returned.
+    """
+    layout = action_layout(env.action_space)
+    low, high = np.array(layout.low), np.array(layout.high)
+    if head.bounds:
+        action = low + (high - low) * 0.5 * (1.0 + np.tanh(action.astype(np.float64)))
+    return np.clip(action, low, high).astype(np.float32)
 
 
 def make_schema(

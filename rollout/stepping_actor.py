@@ -11,6 +11,8 @@ from rollout.acting import (
     EnvsWithPolicy,
     UnrollBuffer,
     Workspace,
+    action_dtype,
+    action_size,
     check_network,
     load_with_policy,
     read_only,
@@ -20,7 +22,7 @@ from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.foreign_envs import EpisodeEnd, ForeignEnvs
 from rollout.envs.layouts import observation_layout
-from rollout.learners.network import NetworkSpec
+from rollout.learners.network import GaussianHead, NetworkSpec
 from rollout.learners.unroll import UnrollSchema
 
 TEMPLATE = Path(__file__).parent / "choosing_kernel.py"
@@ -50,6 +52,10 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         self._kernels = load_choosing_kernels(envs.env, network, schema)
         unroll, has_value = self.buffer.fixed, schema.has_value
         no_value = np.zeros(envs.num_envs, np.float32)
+        head = network.head
+        env_action = np.zeros((envs.num_envs, action_size(head)), action_dtype(head))
+        # what was not squashed the environments clip themselves, in their own precision
+        is_squashed = isinstance(head, GaussianHead) and head.bounds
         self._choosing = [  # what choosing_kernel.choose_all writes in each step, as views
             (
                 unroll.observation[t],
@@ -57,12 +63,13 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
                 unroll.action_mask[t],
                 unroll.behavior_log_prob[t],
                 unroll.value[t] if has_value else no_value,
+                env_action,
             )
             for t in range(schema.unroll_length)
         ]
         self._stepping = [  # and what ForeignEnvs.step reads and writes
             (
-                unroll.action[t],
+                env_action if is_squashed else unroll.action[t],
                 unroll.observation[t + 1],
                 unroll.reward[t],
                 unroll.terminated[t],
@@ -194,7 +201,7 @@ def load_choosing_kernels(env: ForeignEnv, network: NetworkSpec, schema: UnrollS
 def _load_choosing_kernels(env: ForeignEnv, network: NetworkSpec, schema: UnrollSchema) -> Any:
     check_network(env, network, schema)
     bindings = {"CLOCK_RECORD": CLOCK_RECORD, "HAS_VALUE": schema.has_value, "HAS_MASK": False}
-    packed, scratch, noise, _ = Workspace(network).kernel_arguments()
+    packed, scratch, noise, env_action = Workspace(network).kernel_arguments()
     unroll = UnrollBuffer(schema, 2).fixed
     examples = {
         "pack_weights": (read_only(np.zeros(network.num_parameters, np.float32)), packed),
@@ -210,6 +217,7 @@ def _load_choosing_kernels(env: ForeignEnv, network: NetworkSpec, schema: Unroll
             unroll.action_mask[0],
             unroll.behavior_log_prob[0],
             np.zeros(2, np.float32),
+            np.zeros((2, len(env_action)), env_action.dtype),
         ),
     }
     return load_with_policy(TEMPLATE, env, network, bindings, examples)

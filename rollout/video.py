@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rollout.envs.errors import EnvError, raised_at
-from rollout.envs.layouts import action_layout
 from rollout.envs.registry import can_render
 from rollout.errors import OperatorError
 from rollout.evaluation import make_player
+from rollout.learners.network import GaussianHead, Head
 from rollout.policy import Policy, evaluation_seed
+from rollout.shapes import quantities_for_env
 
 if TYPE_CHECKING:
     from rollout.acting import UnrollActor
@@ -87,12 +88,12 @@ def _frames(policy: Policy, actor: Any) -> tuple[list[np.ndarray], int]:
             frames.append(_frame(actor.envs))
             continue
         if isinstance(policy.env, type) and not policy.env.has_hidden_state:  # compiled
-            frames.append(_frame(_without_reset(actor, before)))
+            frames.append(_frame(_without_reset(actor, policy.network.head, before)))
         break
     return frames, num_steps
 
 
-def _without_reset(actor: "UnrollActor", before: bytes) -> "Envs":
+def _without_reset(actor: "UnrollActor", head: Head, before: bytes) -> "Envs":
     """The environment after the step that has ended its episode, where `actor` began the next.
 
     before: its state before that step. In plain Python.
@@ -100,13 +101,13 @@ def _without_reset(actor: "UnrollActor", before: bytes) -> "Envs":
     from rollout.envs.batch import Envs, load_env_kernels, record_dtype  # with Numba
     from rollout.envs.records import records
 
-    env, layout = actor.envs.env, action_layout(actor.envs.env.action_space)
+    env = actor.envs.env
     ended = Envs(env, 1, 0, jit=False, begin=False)
     ended.record_bytes[:] = np.frombuffer(before, np.uint8)
     ended.params[:] = actor.envs.params
     action = actor.buffer.unroll().action[0, 0]
-    if not layout.choices:
-        action = np.clip(action, layout.low, layout.high).astype(np.float32)
+    if isinstance(head, GaussianHead):
+        action = quantities_for_env(env, head, action)
     load_env_kernels(env, jit=False).step_one(
         records(ended.record_bytes, record_dtype(env)),
         records(ended.params_bytes, env.params_dtype()),

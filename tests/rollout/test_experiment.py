@@ -14,6 +14,7 @@ import rollout.experiment
 from rollout.experiment import (
     Experiment,
     FleetSettings,
+    GaussianSettings,
     as_experiment,
     load_experiment,
     resolve,
@@ -76,6 +77,7 @@ def test_smallest_experiment_has_the_documented_defaults(write):
             "activation": "tanh",
             "value_network": "shared",
             "core": None,
+            "gaussian": None,
         },
         "algorithm": {
             "kind": "ppo",
@@ -369,6 +371,18 @@ def test_resolved_copy_names_everything_that_has_a_value():
     assert tables["fleet"]["num_actors"] == 1
     assert tables["stop"] == {"env_steps": 1000}
     assert "target_kl" not in tables["algorithm"]
+
+
+def test_gaussian_table_is_part_of_the_resolved_copy_and_of_the_digest(tmp_path):
+    tables = SMALLEST | {"env": {"id": "Pendulum-v1"}}
+    plain = Experiment.from_dict(tables)
+    squashed = Experiment.from_dict(tables, ["network.gaussian.squash=tanh"])
+    assert squashed.network.gaussian == GaussianSettings(std="independent", squash="tanh")
+    assert plain.config_digest != squashed.config_digest
+    file = tmp_path / "config.toml"
+    file.write_text(resolved_toml(squashed))
+    assert "[network.gaussian]" in file.read_text()
+    assert load_experiment(file) == squashed
 
 
 # -- what is bundled

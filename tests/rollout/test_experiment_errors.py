@@ -215,6 +215,9 @@ def test_unknown_key_is_told_with_the_nearest(override, hint):
         ("network.hidden_sizes=[64, 0]", "wanted a list of 1 to 16 integers"),
         ("network.hidden_sizes=64", "wanted a list of 1 to 16 integers"),
         ("network.activation=gelu", 'wanted "tanh" or "relu"'),
+        ("network.core=3", "wanted a table; write [network.core] and its keys below it"),
+        ("network.core.kind=Lstm", 'did you mean "lstm"?'),
+        ("network.core.sizes=3", "unknown key network.core.sizes; did you mean network.core.size?"),
         (
             "algorithm.kind=inpala",
             'wanted "ppo" or "impala" or "package.module:Class" (which algorithm); did you mean '
@@ -253,6 +256,21 @@ def test_extends_is_no_override():
 def test_file_whose_name_is_no_name_for_a_run_is_told_so():
     text = problem(write("-x.toml", SMALLEST_FILE))
     assert text.startswith('-x.toml: name="-x" wanted text usable as a directory\'s name')
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("network.gaussian.std=dependant", 'did you mean "dependent"?'),
+        ("network.gaussian.squash=true", 'wanted "none" or "tanh" (what brings them within'),
+        ("network.gaussian.sqush=tanh", "did you mean network.gaussian.squash?"),
+        ("network.gaussian=tanh", "wanted a table; write [network.gaussian] and its keys below"),
+    ],
+)
+def test_wrong_value_for_quantities_is_told_with_what_was_wanted(override, wanted):
+    text = problem(SMALLEST | {"env": {"id": "Pendulum-v1"}}, override)
+    assert text.startswith(f"override {override}: ")
+    assert wanted in text
 
 
 def test_keys_of_tables_given_in_python_are_strings():
@@ -424,6 +442,7 @@ SECTIONS = ["env", "fleet", "learner", "network", "algorithm", "stop", "checkpoi
 NAMES = [
     *("id", "num_envs", "params", "num_actors", "unroll_length", "mode", "kind", "device"),
     *("hidden_sizes", "env_steps", "wall_s", "keep", "gamma", "num_minibatches", "target_kl"),
+    *("core", "gaussian"),
 ]
 # Without a colon: `package.module:Name` would import what hypothesis makes up.
 text = st.text(st.characters(codec="utf-8", exclude_characters=":"), max_size=12)

@@ -16,6 +16,7 @@ from rollout.envs.foreign.looped_envs import LoopedEnvs
 from rollout.envs.foreign.observations import kit_observation_space, observation_writer
 from rollout.envs.layouts import observation_layout
 from rollout.envs.philox import CLOCK, RESET, philox
+from rollout.experiment import GaussianSettings
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.network import make_mlp
 from rollout.shapes import head_of, make_schema, parts_of
@@ -63,9 +64,9 @@ class Stepped:
         ]
 
 
-def make_policy(env, unroll_length: int, has_value: bool = True):
-    shape = observation_layout(env.observation_space).shape
-    network = make_mlp(shape, head_of(env), (8,), "tanh", "separate", parts_of(env))
+def make_policy(env, unroll_length: int, has_value: bool = True, gaussian=None):
+    shape, head = observation_layout(env.observation_space).shape, head_of(env, gaussian)
+    network = make_mlp(shape, head, (8,), "tanh", "separate", parts_of(env))
     return network, make_schema(env, unroll_length, has_value)
 
 
@@ -89,7 +90,7 @@ def test_every_bit_is_that_of_the_compiled_loop(env_id, has_value, greedy):
         assert greedy or len(unrolls[0].final_t) > 0
 
 
-def twin(make, unroll, schema, first_env: int, seed: int) -> None:
+def twin(make, head, unroll, schema, first_env: int, seed: int) -> None:
     """An unroll again, an environment at a time, with nothing but Gymnasium's own calls."""
     T, N = unroll.reward.shape
 
@@ -115,6 +116,10 @@ def twin(make, unroll, schema, first_env: int, seed: int) -> None:
             action = unroll.action[t, i]
             if isinstance(env.action_space, gymnasium.spaces.Box):
                 space = env.action_space
+                if head.bounds:
+                    low, high = np.array(head.bounds).T
+                    squashed = (np.tanh(action.astype(np.float64)) + 1) / 2
+                    action = (low + (high - low) * squashed).astype(np.float32)
                 chosen = np.clip(
                     action.reshape(space.shape).astype(space.dtype), space.low, space.high
                 )
@@ -138,15 +143,18 @@ def twin(make, unroll, schema, first_env: int, seed: int) -> None:
             np.testing.assert_array_equal(unroll.observation[t + 1, i], row(observation))
 
 
-@pytest.mark.parametrize("make", [Walk, Reach])
-def test_unroll_is_what_gymnasium_gives_step_by_step(make):
+@pytest.mark.parametrize(
+    ("make", "gaussian"),
+    [(Walk, None), (Reach, None), (Reach, GaussianSettings(std="dependent", squash="tanh"))],
+)
+def test_unroll_is_what_gymnasium_gives_step_by_step(make, gaussian):
     env = ForeignEnv("mine", make)
-    network, schema = make_policy(env, 40)
+    network, schema = make_policy(env, 40, gaussian=gaussian)
     actor = SteppingActor(LoopedEnvs(env, 3, 5, first_env=2), network, schema)
     actor.act(read_only(initial_parameters(network, 0)))
     unroll = actor.buffer.unroll()
     assert len(unroll.episode_t) > 0
-    twin(make, unroll, schema, 2, 5)
+    twin(make, network.head, unroll, schema, 2, 5)
 
 
 def test_next_unroll_goes_on_where_the_last_ended():

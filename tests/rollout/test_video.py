@@ -65,7 +65,7 @@ def test_last_picture_shows_what_has_ended_the_episode(policy):
     while not is_down:
         before = actor.envs.snapshot()
         actor.act(policy.parameters, greedy=True)
-        after = video._without_reset(actor, before).records[0]
+        after = video._without_reset(actor, policy.network.head, before).records[0]
         is_down = abs(after["state"]["theta"]) > 12 * 2 * np.pi / 360
         assert is_down == bool(actor.buffer.num_episodes)
         if not is_down:
