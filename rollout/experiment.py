@@ -239,6 +239,11 @@ class MlpSettings(Settings):
     core: CoreSettings | None = Field(
         default=None, description="a recurrent layer behind the hidden ones; left out, none"
     )
+    normalize_observations: bool = Field(
+        default=False,
+        description="give every quantity of an observation mean 0 and deviation 1, by statistics "
+        "of all that was trained on, and clip it to ±10",
+    )
 
 
 class ConvSettings(Settings):
