@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rollout.learners import draws
+from rollout.learners.normalization import Normalization
 from rollout.learners.optimizer import Adam
 from rollout.learners.settings import AlgorithmSettings
 from rollout.learners.torch_network import TorchNetwork
@@ -22,6 +23,8 @@ S = TypeVar("S", bound=AlgorithmSettings)
 Rows = TypeVar("Rows", bound=NamedTuple)
 Piece = TypeVar("Piece")
 Metrics = dict[str, torch.Tensor]
+
+NORMALIZATION = "normalization/"  # begins the names of its statistics in a checkpoint
 
 # A pass through the network takes at most so many rows at a time: enough to hide the cost of a
 # kernel's start, few enough for the processor's caches. And so many numbers in all of its layers,
@@ -71,6 +74,22 @@ class Algorithm(ABC, Generic[S]):
         self.settings = settings
         self.seed = seed
         self.optimizer = Adam(network.flat, network.flat_grad, eps=adam_eps)
+        self._normalization = Normalization(network, settings)
+
+    def train_on(self, batch: Batch, update_index: int, fraction_done: float) -> dict[str, float]:
+        """What learners call: `update`, with rewards and observations normalized where wanted.
+
+        The update sees scaled rewards, and observations by the statistics of the version that it
+        begins with; those of the next version are of this batch as well.
+        """
+        reward = batch.reward
+        batch.reward = self._normalization.scaled_reward(batch)
+        try:
+            metrics = self.update(batch, update_index, fraction_done)
+        finally:
+            batch.reward = reward
+        self._normalization.read_observations(batch)
+        return metrics
 
     @abstractmethod
     def update(self, batch: Batch, update_index: int, fraction_done: float) -> dict[str, float]:
@@ -87,6 +106,21 @@ class Algorithm(ABC, Generic[S]):
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         self.optimizer.load_state_dict(state)
+
+    def checkpoint_state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds: `state_dict`, and what normalization goes by.
+
+        So the `state_dict` of a subclass need not know of normalization, and cannot forget it.
+        """
+        normalization = self._normalization.state_dict()
+        return self.state_dict() | {NORMALIZATION + name: x for name, x in normalization.items()}
+
+    def load_checkpoint_state(self, state: dict[str, torch.Tensor]) -> None:
+        own = {name: x for name, x in state.items() if not name.startswith(NORMALIZATION)}
+        self.load_state_dict(own)
+        self._normalization.load_state_dict(
+            {name.removeprefix(NORMALIZATION): state[name] for name in state.keys() - own.keys()}
+        )
 
     @property
     def skipped_steps(self) -> int:

@@ -2,12 +2,12 @@
 
 A layer reads one buffer and writes another, of its own name. A kind of layer is one dataclass here,
 one function of torch (torch_network.py, torch_conv.py, torch_core.py), and one that writes compiled
-loops (rollout/dense_source.py, conv_source.py, core_source.py).
+loops (rollout/dense_source.py, normalize_source.py, conv_source.py, core_source.py).
 """
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -25,6 +25,11 @@ class _Layer(msgspec.Struct, frozen=True):
     def core_size(self) -> int:
         """Numbers that it remembers from one step to the next, of each row."""
         return 0
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether an optimizer changes its parameters."""
+        return True
 
     def ones(self) -> Iterator[tuple[str, slice]]:
         """The parameters of which some columns begin as ones."""
@@ -47,6 +52,35 @@ class Dense(_Layer, frozen=True, tag=True):
     def orthogonal(self) -> Iterator[tuple[str, Gains]]:
         """The parameters that begin as orthogonal matrices; the others begin as zeros, or ones."""
         yield "weight", self.gains
+
+
+class Normalize(_Layer, frozen=True, tag=True):
+    """(source - mean) · scale, no further from 0 than LIMIT: `mean` and `scale` [inputs].
+
+    Both are statistics, not trained: normalization.py sets them. At first they change nothing.
+    """
+
+    LIMIT: ClassVar[float] = 10.0
+
+    inputs: int
+
+    @property
+    def outputs(self) -> int:
+        return self.inputs
+
+    @property
+    def is_trained(self) -> bool:
+        return False
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield "mean", (self.inputs,)
+        yield "scale", (self.inputs,)
+
+    def orthogonal(self) -> Iterator[tuple[str, Gains]]:
+        return iter(())
+
+    def ones(self) -> Iterator[tuple[str, slice]]:
+        yield "scale", slice(None)
 
 
 class Conv(_Layer, frozen=True, tag=True):
@@ -152,4 +186,4 @@ class Gru(_Layer, frozen=True, tag=True):
 
 
 Core = Lstm | Gru
-Layer = Dense | Conv | Core
+Layer = Dense | Normalize | Conv | Core

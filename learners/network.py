@@ -6,6 +6,7 @@ with torch (torch_network.py), actors with compiled loops (rollout/policy_kernel
 same flat float32 vector of parameters.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from rollout.learners.layers import Activation, Conv, Dense, Gru, Layer, Lstm
+from rollout.learners.layers import Activation, Conv, Dense, Gru, Layer, Lstm, Normalize
 
 CoreSpec = tuple[Literal["lstm", "gru"], int]  # its kind, and how many outputs it has
 OBSERVATION = "observation"  # what the first layers read: float32 [rows, num_inputs]
+NORMALIZED = "normalized"  # the layer that normalizes it, where there is one
 
 
 class InputPart(msgspec.Struct, frozen=True):
@@ -102,11 +104,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A named array inside the flat vector."""
+    """A named array inside the flat vector. is_trained: whether an optimizer changes it."""
 
     name: str
     shape: tuple[int, ...]
     offset: int
+    is_trained: bool = True
 
     @property
     def size(self) -> int:
@@ -139,6 +142,17 @@ class NetworkSpec:
         return math.prod(self.observation_shape)
 
     @property
+    def is_quantity(self) -> np.ndarray:
+        """Which of the inputs are quantities, and not columns of a category: bool [num_inputs]."""
+        parts = [np.full(part.num_inputs, not part.categories) for part in self.parts]
+        return np.concatenate(parts) if parts else np.ones(self.num_inputs, np.bool_)
+
+    @property
+    def is_normalized(self) -> bool:
+        """Whether its first layer normalizes observations; see `with_normalized_inputs`."""
+        return isinstance(self.layers[0], Normalize)
+
+    @property
     def core_size(self) -> int:
         """Length of the core state: what the network remembers of an episode, float32."""
         return sum(layer.core_size for layer in self.layers)
@@ -150,7 +164,9 @@ class NetworkSpec:
         offset = 0
         for layer in self.layers:
             for name, shape in layer.shapes():
-                parameters.append(Parameter(f"{layer.name}.{name}", shape, offset))
+                parameters.append(
+                    Parameter(f"{layer.name}.{name}", shape, offset, layer.is_trained)
+                )
                 offset += parameters[-1].size
         if isinstance(self.head, GaussianHead) and self.head.std == "independent":
             parameters.append(Parameter(LOG_STD, (self.head.size,), offset))
@@ -189,6 +205,15 @@ def make_mlp(
         return _dense_layers(prefix, (), OBSERVATION, inputs, hidden_sizes, activation)
 
     return _with_heads(observation_shape, head, torso, core, value_network, parts)
+
+
+def with_normalized_inputs(spec: NetworkSpec) -> NetworkSpec:
+    """The same network, reading its inputs by way of a layer `NORMALIZED`."""
+    layers: list[Layer] = [Normalize(NORMALIZED, OBSERVATION, spec.num_inputs)]
+    for layer in spec.layers:
+        source = NORMALIZED if layer.source == OBSERVATION else layer.source
+        layers.append(msgspec.structs.replace(layer, source=source))
+    return dataclasses.replace(spec, layers=tuple(layers))
 
 
 class Filters(NamedTuple):

@@ -33,15 +33,21 @@ class AlgorithmSettings(Settings):
     whether minibatches are made of whole environments, which `num_minibatches` must divide then; of
     steps otherwise.
 
-    Two names mean something to the rest of an experiment. `num_minibatches: int`, where a subclass
-    has it, must divide a batch. `anneal_lr: bool` says whether updates depend on `fraction_done`,
-    which is 0 without it: then `stop.env_steps` must be there and belongs to `config_digest`.
+    Three names mean something to the rest of an experiment. `num_minibatches: int`, where a
+    subclass has it, must divide a batch. `anneal_lr: bool` says whether updates depend on
+    `fraction_done`, which is 0 without it: then `stop.env_steps` must be there and belongs to
+    `config_digest`. `gamma: float` is the discount of the returns that `normalize_rewards` goes by.
     """
 
     needs_value: ClassVar[bool] = False
     has_minibatches_of_envs: ClassVar[bool] = False
 
     kind: str = Field(default="", description="which algorithm")
+    normalize_rewards: bool = Field(
+        default=False,
+        description="divide rewards by the standard deviation of the discounted return so far in "
+        "an episode, and clip them to ±10; episode returns stay as they are",
+    )
 
     @property
     def is_annealed(self) -> bool:

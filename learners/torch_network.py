@@ -25,7 +25,7 @@ from rollout.learners.distributions import (
     SquashedGaussian,
     limited_log_std,
 )
-from rollout.learners.layers import Activation, Conv, Dense, Gru, Lstm
+from rollout.learners.layers import Activation, Conv, Dense, Gru, Lstm, Normalize
 from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, NetworkSpec
 from rollout.learners.torch_conv import conv
 from rollout.learners.torch_core import run_core
@@ -53,8 +53,9 @@ class TorchNetwork:
         self.flat_grad = torch.zeros_like(self.flat)
         self.parameters: dict[str, torch.Tensor] = {}
         for parameter in spec.parameters:
-            view = parameter.view(self.flat).requires_grad_()
-            view.grad = parameter.view(self.flat_grad)
+            view = parameter.view(self.flat)
+            if parameter.is_trained:  # the gradient of others stays zero
+                view.requires_grad_().grad = parameter.view(self.flat_grad)
             self.parameters[parameter.name] = view
         self.load(parameters)
 
@@ -129,6 +130,10 @@ class TorchNetwork:
                 case Dense():
                     weight, bias = parameters
                     buffers[layer.name] = dense(source, weight, bias, layer.activation)
+                case Normalize():
+                    mean, scale = parameters
+                    normalized = (source - mean) * scale
+                    buffers[layer.name] = normalized.clamp(-layer.LIMIT, layer.LIMIT)
                 case Conv():
                     weight, bias = parameters
                     buffers[layer.name] = conv(layer, source, weight, bias)

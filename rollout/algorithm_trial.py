@@ -37,8 +37,8 @@ def try_out(experiment: Experiment, network: NetworkSpec, schema: UnrollSchema) 
             algorithm = experiment.find_algorithm()
             tried = algorithm(torch_network, experiment.algorithm, experiment.seed)
             before = torch_network.export()
-            metrics = tried.update(batch, 0, 0.0)
-            tried.load_state_dict(tried.state_dict())
+            metrics = tried.train_on(batch, 0, 0.0)
+            tried.load_checkpoint_state(tried.checkpoint_state())
     except AlgorithmError:
         raise
     except Exception as error:  # whatever an author's code raises
@@ -53,7 +53,9 @@ def try_out(experiment: Experiment, network: NetworkSpec, schema: UnrollSchema) 
     problem = next(metrics_problems(metrics), None)
     if problem:
         raise AlgorithmError(f"algorithm {name!r}: update {problem}")
-    if np.array_equal(before, torch_network.export()):
+    after = torch_network.export()
+    trained = [parameter for parameter in network.parameters if parameter.is_trained]
+    if all(np.array_equal(p.view(before), p.view(after)) for p in trained):
         return [
             f"algorithm {name!r}: a first update, on made-up data, changed no parameter; does its "
             "loss come from self.network, and does update call self.step?"

@@ -258,6 +258,11 @@ class MlpSettings(Settings):
         default=None,
         description="how quantities (a Box of actions) are drawn; left out, by its defaults",
     )
+    normalize_observations: bool = Field(
+        default=False,
+        description="give every quantity of an observation mean 0 and deviation 1, by statistics "
+        "of all that was trained on, and clip it to ±10",
+    )
 
 
 class ConvSettings(Settings):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollout.experiment_errors import found, nearest, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers
+from rollout.learners.settings import UnreadAlgorithm
 
 if TYPE_CHECKING:
     from rollout.envs.registry import AnyEnv
@@ -115,6 +116,21 @@ def _annealing_has_an_end(experiment: Experiment, show: Callable[[str], str]) ->
     return None
 
 
+def _normalized_rewards_have_a_discount(
+    experiment: Experiment, show: Callable[[str], str]
+) -> str | None:
+    algorithm = experiment.algorithm
+    if not algorithm.normalize_rewards or isinstance(algorithm, UnreadAlgorithm):
+        return None
+    if isinstance(getattr(algorithm, "gamma", None), int | float):
+        return None
+    return (
+        f"{show('algorithm.normalize_rewards')} goes by discounted returns, and "
+        f"{type(algorithm).__name__} has no gamma; give it a field gamma: float, or leave "
+        "normalize_rewards out"
+    )
+
+
 def _only_async_sets_environments_aside(
     experiment: Experiment, show: Callable[[str], str]
 ) -> str | None:
@@ -153,6 +169,10 @@ RULES = (
     ),
     Rule(("network",), _convolutions_are_whole),
     Rule(("algorithm.anneal_lr", "stop.env_steps"), _annealing_has_an_end),
+    Rule(
+        ("algorithm.normalize_rewards", "algorithm.kind", "algorithm.gamma"),
+        _normalized_rewards_have_a_discount,
+    ),
     Rule(("fleet.on_env_failure", "fleet.mode"), _only_async_sets_environments_aside),
 )
 

@@ -9,7 +9,8 @@ from rollout.conv_source import conv_source
 from rollout.core_source import core_source
 from rollout.dense_source import dense_source
 from rollout.layer_parts import LayerSource
-from rollout.learners.layers import Conv, Dense, Gru, Layer, Lstm
+from rollout.learners.layers import Conv, Dense, Gru, Layer, Lstm, Normalize
+from rollout.normalize_source import normalize_source
 
 
 def layer_source(layer: Layer) -> LayerSource:
@@ -17,6 +18,8 @@ def layer_source(layer: Layer) -> LayerSource:
     match layer:
         case Dense():
             return dense_source(layer)
+        case Normalize():
+            return normalize_source(layer)
         case Conv():
             return conv_source(layer)
         case Lstm() | Gru():

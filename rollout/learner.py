@@ -123,16 +123,16 @@ class Learner:
     def _train_on(self, ready: FullBatch) -> dict[str, float]:
         """One update. One that raises changes nothing, so that a checkpoint can be written."""
         algorithm, network = self._algorithm, self._network
-        state = {name: value.clone() for name, value in algorithm.state_dict().items()}
+        state = {name: value.clone() for name, value in algorithm.checkpoint_state().items()}
         parameters = network.export()
         skipped = algorithm.skipped_steps
         done = fraction_done(self._experiment, self.env_steps)
         try:
-            losses = algorithm.update(ready.batch, self.update, done)
+            losses = algorithm.train_on(ready.batch, self.update, done)
         except BaseException:
             self._tell_skipped(ready, algorithm.skipped_steps - skipped)
             network.load(parameters)
-            algorithm.load_state_dict(state)
+            algorithm.load_checkpoint_state(state)
             raise
         self._tell_skipped(ready, algorithm.skipped_steps - skipped)
         return losses

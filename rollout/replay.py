@@ -159,7 +159,7 @@ class Retrainer:
         env_steps = self.update * self._experiment.batch_size
         done = fraction_done(self._experiment, env_steps)
         try:
-            self._algorithm.update(self._batch, self.update, done)
+            self._algorithm.train_on(self._batch, self.update, done)
         except NonFiniteLossError as error:
             raise RunFailed(f"after {self.update} updates: {error}") from error
         self._batch.clear()

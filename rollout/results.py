@@ -105,7 +105,7 @@ class CheckpointSaver:
         arrays, state = learner.state()
         algorithm = {
             f"{ALGORITHM}{name}": np.atleast_1d(tensor.detach().cpu().numpy())
-            for name, tensor in self._algorithm.state_dict().items()
+            for name, tensor in self._algorithm.checkpoint_state().items()
         }
         for bring_to_disk in self._before_save:
             bring_to_disk()

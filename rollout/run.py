@@ -215,7 +215,7 @@ def _put_checkpoint(
 ) -> None:
     """Have learner, algorithm and network go on from a checkpoint."""
     network.load(policy_parameters(checkpoint, network.spec))
-    algorithm.load_state_dict(algorithm_state(checkpoint))
+    algorithm.load_checkpoint_state(algorithm_state(checkpoint))
     learner.put_state(checkpoint.update, checkpoint.arrays, checkpoint.state)
 
 

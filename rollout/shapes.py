@@ -20,6 +20,7 @@ from rollout.learners.network import (
     NetworkSpec,
     make_conv,
     make_mlp,
+    with_normalized_inputs,
 )
 from rollout.learners.unroll import FLOAT32, UnrollSchema
 
@@ -34,7 +35,7 @@ def make_network(settings: "NetworkSettings", env: AnyEnv) -> NetworkSpec:
     """
     if settings.kind == "conv":
         return _make_conv(settings, env)
-    return make_mlp(
+    network = make_mlp(
         observation_layout(env.observation_space).shape,
         head_of(env, settings.gaussian),
         settings.hidden_sizes,
@@ -43,6 +44,7 @@ def make_network(settings: "NetworkSettings", env: AnyEnv) -> NetworkSpec:
         parts_of(env),
         core_of(settings),
     )
+    return with_normalized_inputs(network) if settings.normalize_observations else network
 
 
 def core_of(settings: "NetworkSettings") -> CoreSpec | None:

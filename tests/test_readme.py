@@ -15,7 +15,7 @@ FILE_NAME = re.compile(r"# (\w+\.(?:py|toml))\n")
 CONTINUED = re.compile(r"# \w+\.py, continued\n")
 
 
-def blocks(document: Path, heading: str) -> list[tuple[str, str]]:
+def blocks(document: Path, heading: str = "") -> list[tuple[str, str]]:
     """(language, text) of each fenced block from `heading` on; those of one file are joined."""
     found: list[tuple[str, str]] = []
     text = document.read_text()

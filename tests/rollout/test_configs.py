@@ -25,6 +25,7 @@ LEARNING = {
     "cartpole_ppo": (300_000, 300.0),
     "memory_ppo": (100_000, 0.8),
     "mountain_car_continuous_ppo": (1_700_000, 40.0),
+    "mountain_car_ppo": (800_000, -135.0),
     "pendulum_ppo": (400_000, -500.0),
     # of other packages
     "half_cheetah_ppo": (250_000, -50.0),

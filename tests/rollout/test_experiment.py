@@ -78,9 +78,11 @@ def test_smallest_experiment_has_the_documented_defaults(write):
             "value_network": "shared",
             "core": None,
             "gaussian": None,
+            "normalize_observations": False,
         },
         "algorithm": {
             "kind": "ppo",
+            "normalize_rewards": False,
             "learning_rate": 2.5e-4,
             "anneal_lr": False,
             "adam_eps": 1e-5,

@@ -84,10 +84,10 @@ def make_learner(tape, make_experiment):
         class Algorithm:
             skipped_steps = 0
 
-            def state_dict(self):
+            def checkpoint_state(self):
                 return {}
 
-            def update(self, batch, update_index, fraction_done):
+            def train_on(self, batch, update_index, fraction_done):
                 tape.append(("update", update_index, batch.number, round(fraction_done, 3)))
                 return {"losses/policy_loss": 0.25}
 

@@ -162,7 +162,11 @@ def test_config_digest_covers_the_settings_and_what_is_printed_loads_back(folder
     longer = load_experiment("x.toml", ["stop.env_steps=999_424"])
     assert longer.config_digest == experiment.config_digest
     unread = load_experiment("x.toml", reads_algorithm=False)
-    assert unread.algorithm.model_dump() == {"kind": "my_algorithm:A2C", "learning_rate": 3e-3}
+    assert unread.algorithm.model_dump() == {
+        "kind": "my_algorithm:A2C",
+        "normalize_rewards": False,
+        "learning_rate": 3e-3,
+    }
 
 
 def test_settings_that_share_a_name_with_ours_share_its_rules(folder):
@@ -178,6 +182,20 @@ def test_settings_that_share_a_name_with_ours_share_its_rules(folder):
     with pytest.raises(ConfigError) as caught:
         as_experiment(unbounded, overrides)
     assert "algorithm.anneal_lr=true (default) needs stop.env_steps" in str(caught.value)
+
+
+def test_normalized_rewards_are_refused_where_settings_have_no_discount(folder):
+    wanted = ["algorithm.normalize_rewards=true"]
+    Path("my_algorithm.py").write_text(A2C.replace("    gamma:", "    discount:"))
+    load_experiment("x.toml")
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("x.toml", wanted)
+    (problem,) = caught.value.problems
+    assert problem == (
+        "x.toml: algorithm.normalize_rewards=true (override) goes by discounted returns, and "
+        "A2CSettings has no gamma; give it a field gamma: float, or leave normalize_rewards out"
+    )
+    assert load_experiment("x.toml", wanted, reads_algorithm=False).algorithm.normalize_rewards
 
 
 BROKEN = "from rollout.learners import Algorithm, AlgorithmSettings\n"
@@ -269,6 +287,7 @@ def test_algorithm_that_cannot_update_is_refused_before_anything_starts(parts, s
 def test_trial_that_changes_no_parameter_is_warned_of():
     (warning,) = trial(breaking(loss=elsewhere))
     assert "changed no parameter; does its loss come from self.network" in warning
+    assert len(trial(breaking(loss=elsewhere), "network.normalize_observations=true")) == 1
     assert trial(Mine) == []
 
 
@@ -316,7 +335,7 @@ def test_class_itself_trains_and_is_wanted_again_to_go_on(places, tmp_path):
     places.assert_gone()
     assert result.policy.act([0.0, 0.0, 0.0, 0.0]) in (0, 1)
     experiment = RunDirectory.open(result.run_dir).experiment
-    table = {"kind": "object:Mine", "learning_rate": 0.02}
+    table = {"kind": "object:Mine", "normalize_rewards": False, "learning_rate": 0.02}
     assert experiment.algorithm.model_dump() == table
     longer = ["stop.env_steps=1536"]
     with pytest.raises(ConfigError, match=r"rollout.train\(resume=RUN, algorithm=Mine\)"):

@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 
 from rollout.envs import kernels
 from rollout.learners.initialization import initial_parameters
-from rollout.learners.layers import Conv, Gru, Lstm
-from rollout.learners.network import CategoricalHead, Filters, NetworkSpec, make_conv, make_mlp
+from rollout.learners.layers import Conv, Gru, Lstm, Normalize
+from rollout.learners.network import (
+    CategoricalHead,
+    Filters,
+    NetworkSpec,
+    make_conv,
+    make_mlp,
+    with_normalized_inputs,
+)
+from rollout.learners.torch_network import TorchNetwork
 from rollout.policy_kernel import (
     BLOCK,
     TANH_LIMIT,
@@ -70,6 +78,9 @@ SPECS = {
     "no hidden layer": make_mlp((5,), CategoricalHead((4,)), (), "tanh", "separate"),
     "identity": make_mlp((2,), CategoricalHead((3,)), (16,), "identity", "shared"),
     "deep": make_mlp((6,), CategoricalHead((18,)), (33, 16, 15, 1, 4), "tanh", "separate"),
+    "normalized": with_normalized_inputs(
+        make_mlp((3,), CategoricalHead((2,)), (5,), "tanh", "shared")
+    ),
     "an image": make_mlp((2, 3), CategoricalHead((3,)), (10,), "relu", "shared"),
     "a convolution": make_conv(
         (5, 4, 1), CategoricalHead((3,)), [Filters(3, 2, 1)], (8,), "relu", "shared"
@@ -134,8 +145,12 @@ def in_torch(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
     buffers = {"observation": torch.from_numpy(observation)}
     for layer in spec.layers:
         assert not isinstance(layer, Lstm | Gru)
-        weight = spec.parameter(f"{layer.name}.weight").view(flat)
-        bias = spec.parameter(f"{layer.name}.bias").view(flat)
+        first, second = (spec.parameter(f"{layer.name}.{n}").view(flat) for n, _ in layer.shapes())
+        if isinstance(layer, Normalize):
+            normalized = (buffers[layer.source] - first) * second
+            buffers[layer.name] = torch.clamp(normalized, -10.0, 10.0)
+            continue
+        weight, bias = first, second
         if isinstance(layer, Conv):
             out = conv_in_torch(layer, buffers[layer.source], weight, bias)
         else:
@@ -167,8 +182,14 @@ def in_float64(spec: NetworkSpec, weights: np.ndarray, observation: np.ndarray):
         buffers = {"observation": row}
         for layer in spec.layers:
             assert not isinstance(layer, Lstm | Gru)
-            weight = spec.parameter(f"{layer.name}.weight").view(flat)
-            bias = spec.parameter(f"{layer.name}.bias").view(flat)
+            weight, bias = (
+                spec.parameter(f"{layer.name}.{n}").view(flat) for n, _ in layer.shapes()
+            )
+            if isinstance(layer, Normalize):
+                numbers = zip(buffers[layer.source], weight, bias, strict=True)
+                normalized = [(x - mean) * scale for x, mean, scale in numbers]
+                buffers[layer.name] = np.clip(normalized, -10.0, 10.0)
+                continue
             source = buffers[layer.source]
             patches = patches_of(layer, source) if isinstance(layer, Conv) else [source]
             weight = weight.reshape(-1, weight.shape[-1])
@@ -207,6 +228,18 @@ def test_compiled_policy_agrees_with_torch_and_with_float64(name, seed):
     for twin in (in_torch, in_float64):
         for one, other in zip(found, twin(spec, weights, rows), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_normalized_inputs_are_clipped_as_the_learner_clips_them():
+    spec = SPECS["normalized"]
+    weights, rows = random_weights(spec), 50.0 * random_rows(spec, 40)
+    mean, scale = (spec.parameter(f"normalized.{n}").view(weights) for n in ("mean", "scale"))
+    normalized = (rows - mean) * scale
+    assert (normalized > 10.0).any() and (normalized < -10.0).any()
+    with torch.no_grad():
+        wanted = TorchNetwork(spec, weights).forward(torch.from_numpy(rows))
+    for one, other in zip(policy("normalized")(weights, rows), wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @each_spec

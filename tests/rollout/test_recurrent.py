@@ -15,7 +15,7 @@ from rollout.experiment import as_experiment
 from rollout.learners.columns import Columns, evaluate
 from rollout.learners.impala import IMPALA
 from rollout.learners.initialization import initial_parameters
-from rollout.learners.layers import Gru, Lstm
+from rollout.learners.layers import Dense, Gru, Lstm
 from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
 from rollout.learners.ppo import PPO
 from rollout.learners.ppo_settings import PpoSettings
@@ -101,6 +101,7 @@ class Twin:
             elif isinstance(layer, Gru):
                 buffers[layer.name] = state = self.gru(x, state, **mine)
             else:
+                assert isinstance(layer, Dense)
                 out = x @ mine["weight"] + mine["bias"]
                 buffers[layer.name] = np.tanh(out) if layer.activation == "tanh" else out
             states.append(state)

@@ -81,7 +81,7 @@ class HandMadeRun:
         limit = self.experiment.stop.env_steps
         assert limit is not None
         done = min(update * self.experiment.batch_size / limit, 1.0)
-        self.algorithm.update(batch, update, done)
+        self.algorithm.train_on(batch, update, done)
         self.versions.append(read_only(self.network.export()))
 
     def save(self, run: RunDirectory, **state) -> None:
