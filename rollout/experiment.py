@@ -27,6 +27,7 @@ from rollout.errors import AlgorithmError, ConfigError
 from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
 from rollout.experiment_rules import (
+    MAX_FRAME_STACK,
     MAX_UNROLL_LENGTH,
     broken_rules,
     network_problems,
@@ -239,6 +240,12 @@ class MlpSettings(Settings):
     core: CoreSettings | None = Field(
         default=None, description="a recurrent layer behind the hidden ones; left out, none"
     )
+    frame_stack: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_FRAME_STACK,
+        description="how many of an episode's last observations it reads; actors send each once",
+    )
 
 
 class ConvSettings(Settings):
@@ -283,6 +290,12 @@ class ConvSettings(Settings):
     )
     core: CoreSettings | None = Field(
         default=None, description="a recurrent layer behind the dense ones; left out, none"
+    )
+    frame_stack: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_FRAME_STACK,
+        description="how many of an episode's last observations it reads; actors send each once",
     )
 
 

@@ -76,6 +76,7 @@ def test_smallest_experiment_has_the_documented_defaults(write):
             "activation": "tanh",
             "value_network": "shared",
             "core": None,
+            "frame_stack": 1,
         },
         "algorithm": {
             "kind": "ppo",
