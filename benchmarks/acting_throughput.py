@@ -13,6 +13,7 @@ from rollout.acting import UnrollActor, Workspace, load_acting_kernels, read_onl
 from rollout.envs import Envs, find_env
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.network import CategoricalHead, make_mlp
+from rollout.policy_memory import PolicyMemory
 from rollout.shapes import make_schema
 
 CARTPOLE = find_env("CartPole-v1")
@@ -58,8 +59,9 @@ def bench(num_envs: int, module: torch.nn.Module) -> dict:
     observation = torch.randn(num_envs, 4)
     evaluate = load_acting_kernels(CARTPOLE, NETWORK, SCHEMA).evaluate
     workspace = Workspace(NETWORK)
+    work = workspace.packed, workspace.scratch
     logits, value = np.zeros((num_envs, 2), np.float32), np.zeros(num_envs, np.float32)
-    rows = observation.numpy()
+    rows, nothing = observation.numpy(), PolicyMemory.at_start(SCHEMA, num_envs)
 
     def torch_forward() -> None:
         with torch.inference_mode():
@@ -68,7 +70,7 @@ def bench(num_envs: int, module: torch.nn.Module) -> dict:
 
     def compiled_forward() -> None:
         for _ in range(16):
-            evaluate(WEIGHTS, workspace.packed, workspace.scratch, rows, logits, value)
+            evaluate(WEIGHTS, *work, rows, *nothing, logits, value)
 
     steps = UNROLL_LENGTH * num_envs
     return harness.measure(

@@ -18,6 +18,7 @@ from rollout.experiment import ConvSettings
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.layers import Conv, Dense
 from rollout.learners.network import NetworkSpec
+from rollout.policy_memory import PolicyMemory
 from rollout.shapes import make_network, make_schema
 
 UNROLL_LENGTH = 128
@@ -88,7 +89,8 @@ def bench(name: str, num_envs: int) -> dict:
     module, images = torch_module(network, weights), torch.from_numpy(rows).float()
     images = images.permute(0, 3, 1, 2)
     evaluate = load_acting_kernels(env, network, schema).evaluate
-    workspace = Workspace(network)
+    workspace, nothing = Workspace(network), PolicyMemory.at_start(schema, num_envs)
+    work = workspace.packed, workspace.scratch
     outputs = np.zeros((num_envs, network.head.num_outputs), np.float32)
     value = np.zeros(num_envs, np.float32)
 
@@ -97,7 +99,7 @@ def bench(name: str, num_envs: int) -> dict:
             return module(images)
 
     def compiled_forward() -> None:
-        evaluate(weights, workspace.packed, workspace.scratch, rows, outputs, value)
+        evaluate(weights, *work, rows, *nothing, outputs, value)
 
     compiled_forward()
     np.testing.assert_allclose(torch_forward()[:, -1], value, atol=1e-5)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rollout.learners import draws
+from rollout.learners.frames import Frames, UnrollFrames
 from rollout.learners.normalization import Normalization
 from rollout.learners.optimizer import Adam
 from rollout.learners.settings import AlgorithmSettings
@@ -49,7 +50,8 @@ class Inputs(NamedTuple):
     observation: [R, *obs_shape] of any dtype. action_mask: bool [R, A], what is allowed; [R, 0] for
     everything. core_state: float32 [C, core_size], before step 0. is_first: bool [R], where the
     core state is zeros instead, because an episode begins. is_step: bool [R], the rows that are
-    steps, of which alone it says anything; None for all.
+    steps, of which alone it says anything; None for all. frames: what comes before each observation
+    where the network reads the last few, else None.
     """
 
     observation: torch.Tensor
@@ -57,6 +59,7 @@ class Inputs(NamedTuple):
     core_state: torch.Tensor
     is_first: torch.Tensor
     is_step: torch.Tensor | None = None
+    frames: Frames | None = None
 
 
 class Algorithm(ABC, Generic[S]):
@@ -138,12 +141,16 @@ class Algorithm(ABC, Generic[S]):
     def inputs(self, batch: Batch) -> Inputs:
         """What the network reads of the batch's steps."""
         rows, core_state = batch.reward.size, self.on_device(batch.core_state)
+        frames = UnrollFrames.of(
+            *map(self.on_device, (batch.observation, batch.frames, batch.is_first))
+        )
         return Inputs(
             observation=self.as_rows(batch.observation[:-1]),
             action_mask=self.as_rows(batch.action_mask),
             core_state=core_state if core_state.shape[1] else core_state.new_empty((rows, 0)),
             is_first=self.as_rows(batch.is_first[:-1]),
             is_step=self.as_rows(~batch.no_op) if batch.no_op.any() else None,
+            frames=frames.of_steps() if frames else None,
         )
 
     def make_rows(self, kind: type[Rows], batch: Batch, **computed: np.ndarray) -> Rows:
@@ -278,6 +285,8 @@ def _of_each(rows: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     for column in rows:
         if isinstance(column, torch.Tensor):
             column = change(column)
+        elif isinstance(column, Frames):
+            column = column.at(change(column.place))
         elif column is not None:
             column = _of_each(column, change)
         changed.append(column)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rollout.learners.distributions import Distribution
+from rollout.learners.frames import UnrollFrames
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
 from rollout.learners.vtrace import vtrace
@@ -29,6 +30,7 @@ class Columns:
     action_mask: torch.Tensor
     behavior_log_prob: torch.Tensor
     core_state: torch.Tensor
+    frames: torch.Tensor
     is_first: torch.Tensor
     final_observation: torch.Tensor
     reward: np.ndarray
@@ -51,6 +53,7 @@ class Columns:
             action_mask=on_device(batch.action_mask),
             behavior_log_prob=on_device(batch.behavior_log_prob),
             core_state=on_device(batch.core_state),
+            frames=on_device(batch.frames),
             is_first=on_device(batch.is_first),
             final_observation=on_device(batch.final_observation),
             reward=batch.reward,
@@ -102,6 +105,7 @@ class Columns:
             action_mask=self.action_mask.index_select(1, index),
             behavior_log_prob=self.behavior_log_prob.index_select(1, index),
             core_state=self.core_state.index_select(0, index),
+            frames=self.frames.index_select(0, index),
             is_first=self.is_first.index_select(1, index),
             final_observation=self.final_observation.index_select(0, finals),
             reward=self.reward.take(columns, 1),
@@ -170,10 +174,12 @@ class Evaluation:
 def evaluate(network: TorchNetwork, columns: Columns) -> Evaluation:
     """The network over columns, step after step where it has a core."""
     T, B = columns.reward.shape
+    frames = UnrollFrames.of(columns.observation, columns.frames, columns.is_first)
     outputs, value, core_states = network.run(
         columns.observation[:-1].flatten(0, 1),
         columns.core_state,
         columns.is_first[:-1].flatten(),
+        frames.of_steps() if frames else None,
     )
     policy = network.policy(outputs, columns.action_mask.flatten(0, 1))
     log_prob = policy.log_prob(columns.action.flatten(0, 1)).view(T, B)
@@ -185,9 +191,11 @@ def evaluate(network: TorchNetwork, columns: Columns) -> Evaluation:
         states = core_states.unflatten(0, (T, B))
         begun = states[-1].masked_fill(columns.is_first[-1].unsqueeze(1), 0.0)
         places = columns.final_t.astype(np.int64) * B + columns.final_env
-        ended = core_states[torch.from_numpy(places).to(network.device)]
+        ends = torch.from_numpy(places).to(network.device)
+        last_state = torch.cat([begun, core_states[ends]])
         never = columns.is_first.new_zeros(len(last))
-        _, last_value, _ = network.run(last, torch.cat([begun, ended]), never)
+        last_frames = frames.of_last(ends) if frames else None
+        _, last_value, _ = network.run(last, last_state, never, last_frames)
     return Evaluation(
         columns=columns,
         policy=policy,

@@ -124,7 +124,8 @@ class Parameter:
 class NetworkSpec:
     """Layers in the order of execution, and where the head's outputs and the value are found.
 
-    parts: how an observation is read; empty if its numbers are the inputs.
+    parts: how an observation is read; empty if its numbers are the inputs. frame_stack: how many of
+    an episode's last observations are read, each a frame; zeros before the first one.
     """
 
     observation_shape: tuple[int, ...]
@@ -133,24 +134,41 @@ class NetworkSpec:
     outputs: Columns
     value: Columns
     parts: tuple[InputPart, ...] = ()
+    frame_stack: int = 1
 
     @property
     def num_inputs(self) -> int:
         """How many numbers the first layers read."""
+        return self.frame_stack * self.frame_inputs
+
+    @property
+    def frame_inputs(self) -> int:
+        """How many of these come from each frame."""
         if self.parts:
             return sum(part.num_inputs for part in self.parts)
         return math.prod(self.observation_shape)
 
     @property
     def is_quantity(self) -> np.ndarray:
-        """Which of the inputs are quantities, and not columns of a category: bool [num_inputs]."""
+        """Which inputs of a frame are quantities, not columns of a category: bool [n]."""
         parts = [np.full(part.num_inputs, not part.categories) for part in self.parts]
-        return np.concatenate(parts) if parts else np.ones(self.num_inputs, np.bool_)
+        return np.concatenate(parts) if parts else np.ones(self.frame_inputs, np.bool_)
 
     @property
     def is_normalized(self) -> bool:
         """Whether its first layer normalizes observations; see `with_normalized_inputs`."""
         return isinstance(self.layers[0], Normalize)
+
+    @property
+    def frame_run(self) -> int:
+        """How many of a frame's are side by side: an image's channels if they are last, else all.
+
+        So the inputs are [frame_inputs / frame_run, frame_stack, frame_run], oldest frame first.
+        """
+        first = self.layers[0]
+        if isinstance(first, Conv) and not (first.channels_first or self.parts):
+            return self.observation_shape[-1]
+        return self.frame_inputs
 
     @property
     def core_size(self) -> int:
@@ -190,21 +208,23 @@ def make_mlp(
     value_network: Literal["shared", "separate"],
     parts: tuple[InputPart, ...] = (),
     core: CoreSpec | None = None,
+    frame_stack: int = 1,
 ) -> NetworkSpec:
     """Dense layers of `hidden_sizes`, perhaps a core, then the head's outputs and the value.
 
-    core: its kind, and how many outputs it has.
+    core: its kind, and how many outputs it has. frame_stack: see NetworkSpec.
 
     With a shared value network one last layer yields both: its columns are the outputs, the value.
     Gains as in Andrychowicz et al., "What matters in on-policy RL" (2021): √2 inside, 0.01 for the
     policy, 1 for the value.
     """
     inputs = sum(part.num_inputs for part in parts) or math.prod(observation_shape)
+    inputs *= frame_stack
 
     def torso(prefix: str) -> Torso:
         return _dense_layers(prefix, (), OBSERVATION, inputs, hidden_sizes, activation)
 
-    return _with_heads(observation_shape, head, torso, core, value_network, parts)
+    return _with_heads(observation_shape, head, torso, core, value_network, parts, frame_stack)
 
 
 def with_normalized_inputs(spec: NetworkSpec) -> NetworkSpec:
@@ -235,12 +255,13 @@ def make_conv(
     scale: float = 1.0,
     channels_first: bool = False,
     core: CoreSpec | None = None,
+    frame_stack: int = 1,
 ) -> NetworkSpec:
     """Convolutions of an image, then as `make_mlp`.
 
-    observation_shape: (height, width, channels), or (channels, height, width) with channels_first.
-    scale: what the observation is multiplied by. Raises ValueError for a kernel that is larger than
-    what it goes over.
+    observation_shape: (height, width, channels), or (channels, height, width) with channels_first;
+    channels of several frames are side by side. scale: what the observation is multiplied by.
+    Raises ValueError for a kernel that is larger than what it goes over.
     """
     height, width, depth = observation_shape
     if channels_first:
@@ -248,7 +269,7 @@ def make_conv(
 
     def torso(prefix: str) -> Torso:
         layers: list[Layer] = []
-        source, image = OBSERVATION, (height, width, depth)
+        source, image = OBSERVATION, (height, width, depth * frame_stack)
         for i, (channels, kernel, stride) in enumerate(convolutions):
             gains = ((channels, math.sqrt(2.0)),)
             name, is_first = f"{prefix}_conv_{i}", i == 0
@@ -265,7 +286,7 @@ def make_conv(
             source, image = name, (*layer.positions, channels)
         return _dense_layers(prefix, layers, source, math.prod(image), hidden_sizes, activation)
 
-    return _with_heads(observation_shape, head, torso, core, value_network, ())
+    return _with_heads(observation_shape, head, torso, core, value_network, (), frame_stack)
 
 
 Torso = tuple[list[Layer], str, int]  # layers; the buffer that the last one writes, and its width
@@ -294,6 +315,7 @@ def _with_heads(
     core: CoreSpec | None,
     value_network: Literal["shared", "separate"],
     parts: tuple[InputPart, ...],
+    frame_stack: int,
 ) -> NetworkSpec:
     """hidden: makes the hidden layers, of names with a certain beginning."""
 
@@ -320,4 +342,4 @@ def _with_heads(
         value_layers, source, width = torso("value_torso")
         layers += [*value_layers, Dense("value", source, width, 1, "identity", ((1, 1.0),))]
         outputs, value = Columns("policy", 0, num_outputs), Columns("value", 0, 1)
-    return NetworkSpec(observation_shape, head, tuple(layers), outputs, value, parts)
+    return NetworkSpec(observation_shape, head, tuple(layers), outputs, value, parts, frame_stack)

@@ -83,7 +83,7 @@ class Normalization:
         self._network = network
         self._moments: dict[str, Moments] = {}  # of what is normalized
         if network.spec.is_normalized:
-            self._moments["observation"] = Moments.none(network.spec.num_inputs)
+            self._moments["observation"] = Moments.none(network.spec.frame_inputs)
         if settings.normalize_rewards:
             self._moments["return"] = Moments.none(1)
             self._gamma: float = settings.gamma  # pyright: ignore[reportAttributeAccessIssue]
@@ -114,15 +114,16 @@ class Normalization:
         spec = self._network.spec
         moments = self._moments["observation"]
         rows = torch.from_numpy(_steps(batch, batch.observation[:-1]))
-        for piece in rows.split(max(1, MOST_NUMBERS // spec.num_inputs)):
-            moments = moments.merged(Moments.of(self._network.inputs(piece).numpy()))
+        for piece in rows.split(max(1, MOST_NUMBERS // spec.frame_inputs)):
+            moments = moments.merged(Moments.of(self._network.frame_inputs(piece).numpy()))
         self._moments["observation"] = moments
         is_quantity = spec.is_quantity
         for name, numbers in (
             ("mean", np.where(is_quantity, moments.mean, 0.0)),
             ("scale", np.where(is_quantity, 1.0 / moments.deviation, 1.0)),
         ):
-            self._network.parameters[f"{NORMALIZED}.{name}"].copy_(torch.from_numpy(numbers))
+            of_stack = torch.from_numpy(np.tile(numbers, spec.frame_stack))
+            self._network.parameters[f"{NORMALIZED}.{name}"].copy_(of_stack)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Copies of all that is kept, float64; empty where nothing is normalized."""

@@ -16,7 +16,8 @@ def make_synthetic_batch(
     Values and log-probabilities are the network's own, as if it had acted.
     """
     spec = network.spec
-    assert not spec.parts and not spec.core_size, "made for plain numbers, and for no memory"
+    is_plain = not spec.parts and not spec.core_size and spec.frame_stack == 1
+    assert is_plain, "made for plain numbers, and for no memory"
     random = np.random.default_rng(seed)
     rows = (unroll_length, num_envs)
     ends = random.random(rows)
@@ -44,6 +45,7 @@ def make_synthetic_batch(
         action=action,
         action_mask=np.zeros((*rows, 0), np.bool_),
         core_state=np.zeros((num_envs, 0), np.float32),
+        frames=np.zeros((num_envs, 0, *spec.observation_shape), np.float32),
         reward=np.ones(rows, np.float32),
         terminated=terminated,
         truncated=truncated,

@@ -25,6 +25,7 @@ from rollout.learners.distributions import (
     SquashedGaussian,
     limited_log_std,
 )
+from rollout.learners.frames import Frames
 from rollout.learners.layers import Activation, Conv, Dense, Gru, Lstm, Normalize
 from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, NetworkSpec
 from rollout.learners.torch_conv import conv
@@ -69,12 +70,14 @@ class TorchNetwork:
         core_state: torch.Tensor | None = None,
         is_first: torch.Tensor | None = None,
         is_step: torch.Tensor | None = None,
+        frames: Frames | None = None,
     ) -> tuple[Distribution, torch.Tensor]:
         """The policy in R observations, and their values [R].
 
-        What is what, algorithm.Inputs says; a network without a core needs the observation only.
+        What is what, algorithm.Inputs says; a network that remembers nothing needs the observation
+        only.
         """
-        outputs, value, _ = self.run(observation, core_state, is_first)
+        outputs, value, _ = self.run(observation, core_state, is_first, frames)
         if is_step is not None:
             outputs, value = outputs[is_step], value[is_step]
             action_mask = action_mask[is_step] if action_mask is not None else None
@@ -103,7 +106,7 @@ class TorchNetwork:
         return DiagonalGaussian(mean, log_std)
 
     def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs and value as `run` gives them, of a network without a core."""
+        """Outputs and value as `run` gives them, of a network that remembers nothing."""
         outputs, value, _ = self.run(observation)
         return outputs, value
 
@@ -112,15 +115,22 @@ class TorchNetwork:
         observation: torch.Tensor,
         core_state: torch.Tensor | None = None,
         is_first: torch.Tensor | None = None,
+        frames: Frames | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the head reads [R, A], the value [R], and the core states [R, core_size] after.
 
-        observation, core_state, is_first: as in algorithm.Inputs.
+        observation, core_state, is_first, frames: as in algorithm.Inputs.
         """
         spec = self.spec
         if tuple(observation.shape[1:]) != spec.observation_shape:
             wanted = ", ".join(("rows", *map(str, spec.observation_shape)))
             raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
+        if spec.frame_stack > 1:
+            if frames is None:
+                raise ValueError(
+                    f"a network of frame_stack={spec.frame_stack} reads frames as well"
+                )
+            observation = frames.stacked(observation)
         buffers = {OBSERVATION: self.inputs(observation)}
         before, after = self._split(core_state), [self.flat.new_empty((len(observation), 0))]
         for layer in spec.layers:
@@ -159,10 +169,21 @@ class TorchNetwork:
         return {layer.name: piece for layer, piece in zip(self.spec.layers, pieces, strict=True)}
 
     def inputs(self, observation: torch.Tensor) -> torch.Tensor:
-        """What the first layers read, float32 [R, num_inputs]: categories as one-hot."""
+        """What the first layers read, float32 [R, num_inputs]: categories as one-hot.
+
+        observation: [R, *obs_shape], or [R, k, *obs_shape] of a network that stacks k frames.
+        """
+        spec = self.spec
+        frames = self.frame_inputs(observation.reshape(-1, *spec.observation_shape))
+        runs = spec.frame_inputs // spec.frame_run
+        frames = frames.reshape(-1, spec.frame_stack, runs, spec.frame_run)
+        return frames.transpose(1, 2).flatten(1).to(torch.float32)
+
+    def frame_inputs(self, observation: torch.Tensor) -> torch.Tensor:
+        """What they read of single observations [R, *obs_shape]: [R, frame_inputs]."""
         rows = observation.flatten(1)
         if not self.spec.parts:
-            return rows.to(torch.float32)
+            return rows
         in_bytes = rows.contiguous().view(torch.uint8)
         pieces = []
         for part in self.spec.parts:

@@ -28,9 +28,10 @@ class UnrollSchema:
     """What an unroll of a run looks like, but for the number of environments.
 
     has_value: whether actors record the value of every observation, because the algorithm asks.
-    state_bytes: of one environment's state (rollout.envs.batch: snapshot) with the core state in
-    which the policy is. state_fields: what it is made of, for who compares; no one reads it.
-    core_size: of the policy's core state; 0 of one that has no memory.
+    state_bytes: of one environment's state (rollout.envs.batch: snapshot) with what the policy
+    remembers there. state_fields: what it is made of, for who compares; no one reads it.
+    core_size: of the policy's core state; 0 of one that has none. frame_stack: how many of the last
+    observations it reads, this one included.
     mask_size: of an action mask; 0 where everything is always allowed. has_no_ops: whether there
     may be steps that are none, see Unroll.
     """
@@ -46,11 +47,18 @@ class UnrollSchema:
     state_fields: str = ""
     has_no_ops: bool = False
     core_size: int = 0
+    frame_stack: int = 1
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of what the policy remembers of one environment: its core state, and frames."""
+        frame_bytes = math.prod(self.observation_shape) * np.dtype(self.observation_dtype).itemsize
+        return FLOAT32.itemsize * self.core_size + (self.frame_stack - 1) * frame_bytes
 
     @property
     def env_state_bytes(self) -> int:
         """Of one environment's state alone: the first bytes of `env_state`."""
-        return self.state_bytes - FLOAT32.itemsize * self.core_size
+        return self.state_bytes - self.memory_bytes
 
     @property
     def digest(self) -> bytes:
@@ -66,7 +74,8 @@ class UnrollSchema:
         """The fields that have a column for every environment."""
         T, N = self.unroll_length, num_envs
         value_rows = T + 1 if self.has_value else 0
-        yield "observation", np.dtype(self.observation_dtype), (T + 1, N, *self.observation_shape)
+        observation, shape = np.dtype(self.observation_dtype), self.observation_shape
+        yield "observation", observation, (T + 1, N, *shape)
         yield "action", np.dtype(self.action_dtype), (T, N, *self.action_shape)
         yield "action_mask", BOOL, (T, N, self.mask_size)
         yield "reward", FLOAT32, (T, N)
@@ -76,6 +85,7 @@ class UnrollSchema:
         yield "value", FLOAT32, (value_rows, N)
         yield "no_op", BOOL, (T if self.has_no_ops else 0, N)
         yield "core_state", FLOAT32, (N, self.core_size)
+        yield "frames", observation, (N, self.frame_stack - 1, *shape)
         yield "env_state", UINT8, (N, self.state_bytes)
 
     def tails(self, num_finals: int, num_episodes: int) -> Iterator[Field]:
@@ -107,7 +117,7 @@ class UnrollSchema:
         return self.size_bytes(num_envs, *2 * (self.unroll_length * num_envs,))
 
 
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 6
 
 
 def _place(fields: Iterable[Field], offset: int) -> tuple[list[PlacedField], int]:
@@ -142,8 +152,11 @@ class Unroll:
         its next episode (NEXT_STEP autoreset), or waited for others ([0, N] if it never does).
     core_state: [N, core_size] float32, in which the policy was at row 0; it is zeros wherever an
         episode begins, and after steps that are none.
-    env_state: [N, state_bytes] uint8, after the last step: where the next unroll begins. The core
-        state of the policy there is its end.
+    frames: [N, frame_stack - 1, *obs_shape], the observations before row 0, oldest first, as rows 0
+        and behind do not repeat them; zeros before an episode's first, and before steps that are
+        none.
+    env_state: [N, state_bytes] uint8, after the last step: where the next unroll begins. Core state
+        and frames of the policy there are its end.
     final_t, final_env: [F] int32, where truncated; final_observation: [F, *obs_shape], the true
         last observation there; final_value: [F] float32, its value.
     episode_t, episode_env: [E] int32, where episodes ended; episode_return: [E] float64;
@@ -160,6 +173,7 @@ class Unroll:
     value: np.ndarray
     no_op: np.ndarray
     core_state: np.ndarray
+    frames: np.ndarray
     env_state: np.ndarray
     final_t: np.ndarray
     final_env: np.ndarray
@@ -261,7 +275,7 @@ COLUMNS = (  # [T, N] or [T+1, N]; [0, N] of what the schema does without
     "value",
     "no_op",
 )
-STARTS_AND_ENDS = ("core_state", "env_state")  # [N, …], of row 0 and of the last
+STARTS_AND_ENDS = ("core_state", "frames", "env_state")  # [N, …], of row 0 and of the last
 TAILS = tuple(f.name for f in fields(Unroll) if f.name not in (*COLUMNS, *STARTS_AND_ENDS))
 
 
@@ -301,6 +315,7 @@ class Batch:
     value: np.ndarray
     no_op: np.ndarray
     core_state: np.ndarray
+    frames: np.ndarray
     env_state: np.ndarray
     final_t: np.ndarray
     final_env: np.ndarray
@@ -325,9 +340,9 @@ class Batch:
 
     @property
     def is_first(self) -> np.ndarray:
-        """Where an episode begins, and the core state with it: bool [T+1, B].
+        """Where an episode begins, and what a policy remembers of it: bool [T+1, B].
 
-        Of row 0 nothing is said: its core state came with the unroll.
+        Of row 0 nothing is said: core state and frames came with the unroll.
         """
         is_first = np.zeros((len(self.reward) + 1, self.num_envs), np.bool_)
         is_first[1:] = self.terminated | self.truncated

@@ -23,6 +23,7 @@ from rollout.learners.network import (
 )
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.policy_kernel import block_size, num_packed, num_scratch, policy_source
+from rollout.policy_memory import PolicyMemory
 from rollout.shapes import is_head_of, parts_of
 
 E = TypeVar("E", Envs, ForeignEnvs)
@@ -101,15 +102,12 @@ class UnrollBuffer:
 
 
 class EnvsWithPolicy(Generic[E]):
-    """N environments, and the core states of the policy that acts in them.
-
-    core_state: float32 [N, core_size]; zeros where an episode begins.
-    """
+    """N environments, and the memory of the policy that acts in them."""
 
     def __init__(self, envs: E, network: NetworkSpec, schema: UnrollSchema) -> None:
         self.envs = envs
         self.buffer = UnrollBuffer(schema, envs.num_envs)
-        self.core_state = np.zeros((envs.num_envs, network.core_size), np.float32)
+        self.memory = PolicyMemory.at_start(schema, envs.num_envs)
         self._num_parameters = network.num_parameters
         self._workspace = Workspace(network)
 
@@ -128,19 +126,21 @@ class EnvsWithPolicy(Generic[E]):
             )
         rows = np.frombuffer(states, np.uint8).reshape(envs.num_envs, schema.state_bytes)
         envs.restore(rows[:, : schema.env_state_bytes].tobytes(), position, stride)
-        self.core_state.view(np.uint8)[:] = rows[:, schema.env_state_bytes :]
-        self.core_state[envs.clocks["t"] == 0] = 0.0  # or the episode was given up
+        self.memory = PolicyMemory.from_bytes(schema, rows[:, schema.env_state_bytes :])
+        self.memory.clear(envs.clocks["t"] == 0)  # or the episode was given up
 
     def _begin_unroll(self, weights: np.ndarray) -> None:
         check_weights(weights, self._num_parameters)
-        self.buffer.fixed.core_state[:] = self.core_state
+        unroll = self.buffer.fixed
+        unroll.core_state[:] = self.memory.core_state
+        unroll.frames[:] = self.memory.frames.reshape(unroll.frames.shape)
 
     def _end_unroll(self, num_finals: int, num_episodes: int) -> memoryview:
         """The payload, with the states that it led to."""
         states, env_state_bytes = self.buffer.fixed.env_state, self.buffer.schema.env_state_bytes
         snapshot = np.frombuffer(self.envs.snapshot(), np.uint8)
         states[:, :env_state_bytes] = snapshot.reshape(len(states), env_state_bytes)
-        states[:, env_state_bytes:] = self.core_state.view(np.uint8)
+        states[:, env_state_bytes:] = self.memory.to_bytes()
         return self.buffer.seal(num_finals, num_episodes)
 
 
@@ -168,7 +168,7 @@ class UnrollActor(EnvsWithPolicy[Envs]):
         self._begin_unroll(weights)
         finals, episodes = self._act_unroll(
             *self.envs.kernel_arguments(),
-            self.core_state,
+            *self.memory,
             weights,
             *self._workspace.kernel_arguments(),
             greedy,
@@ -216,7 +216,7 @@ def _load_acting_kernels(
     examples = {
         "act_unroll": (
             *Envs(env, 2, 0, jit=jit, begin=False).kernel_arguments(),
-            np.zeros((2, network.core_size), np.float32),
+            *PolicyMemory.at_start(schema, 2),
             weights,
             *workspace.kernel_arguments(),
             True,
@@ -225,7 +225,7 @@ def _load_acting_kernels(
         ),
     }
     return load_with_policy(
-        TEMPLATE, env, network, bindings | {"HAS_VALUE": schema.has_value}, examples, jit
+        TEMPLATE, env, network, schema, bindings | {"HAS_VALUE": schema.has_value}, examples, jit
     )
 
 
@@ -233,6 +233,7 @@ def load_with_policy(
     template: Path,
     env: AnyEnv,
     network: NetworkSpec,
+    schema: UnrollSchema,
     bindings: Mapping[str, Any],
     examples: Mapping[str, tuple],
     jit: bool = True,
@@ -245,7 +246,7 @@ def load_with_policy(
         workspace.packed,
         workspace.scratch,
         np.zeros((2, *shown.shape), shown.dtype),
-        np.zeros((2, network.core_size), np.float32),
+        *PolicyMemory.at_start(schema, 2),
         np.zeros((2, network.head.num_outputs), np.float32),
         np.zeros(2, np.float32),
     )
@@ -269,6 +270,10 @@ def check_network(env: AnyEnv, network: NetworkSpec, schema: UnrollSchema) -> No
     if network.core_size != schema.core_size:
         raise EnvError(
             f"the network remembers {network.core_size} numbers, unrolls have {schema.core_size}"
+        )
+    if network.frame_stack != schema.frame_stack:
+        raise EnvError(
+            f"the network stacks {network.frame_stack} frames, unrolls are for {schema.frame_stack}"
         )
     if network.parts != parts_of(env):
         raise EnvError(

@@ -1,10 +1,10 @@
 """Acting, compiled: observe → policy → sample → step → write, T steps of N environments a call.
 
 A template (see envs/kernels.py), run behind the generated policy (policy_kernel.py), which defines
-`pack`, `load_row`, `load_core`, `forward`, `save_core` and the constants from BLOCK on, and behind
-that of the head (categorical_kernel.py, gaussian_kernel.py), which has `draw_noise`, `choose` and
-`for_env`. What comes before these is the environment's (batch.env_bindings). Nothing here uses
-Python objects.
+`pack`, `load_row`, `load_core`, `forward`, `save_core`, `push_frame` and the constants from BLOCK
+on, and behind that of the head (categorical_kernel.py, gaussian_kernel.py), which has `draw_noise`,
+`choose` and `for_env`. What comes before these is the environment's (batch.env_bindings). Nothing
+here uses Python objects.
 """
 
 import numpy as np
@@ -21,8 +21,10 @@ OBSERVATION_SIZE, ACTION_SIZE = bound("OBSERVATION_SIZE"), bound("ACTION_SIZE")
 BLOCK, NUM_OUTPUTS = bound("BLOCK"), bound("NUM_OUTPUTS")
 OUTPUTS_OFFSET, OUTPUTS_STRIDE = bound("OUTPUTS_OFFSET"), bound("OUTPUTS_STRIDE")
 VALUE_OFFSET, VALUE_STRIDE = bound("VALUE_OFFSET"), bound("VALUE_STRIDE")
-LOG_STD_OFFSET, CORE_SIZE = bound("LOG_STD_OFFSET"), bound("CORE_SIZE")
-pack, load_row, forward = bound("pack"), bound("load_row"), bound("forward")
+LOG_STD_OFFSET = bound("LOG_STD_OFFSET")
+CORE_SIZE, HISTORY_SIZE = bound("CORE_SIZE"), bound("HISTORY_SIZE")
+pack, forward = bound("pack"), bound("forward")
+load_row, push_frame = bound("load_row"), bound("push_frame")
 load_core, save_core = bound("load_core"), bound("save_core")
 draw_noise, choose, for_env = bound("draw_noise"), bound("choose"), bound("for_env")
 
@@ -32,6 +34,7 @@ def act_unroll(
     env_bytes,
     params_bytes,
     core_state,
+    frames,
     weights,
     packed,
     scratch,
@@ -58,7 +61,8 @@ def act_unroll(
 ):
     """Fill an unroll (learners.unroll.Unroll says what is what); returns the lengths of its tails.
 
-    core_state: float32 [N, CORE_SIZE], before and after.
+    core_state: float32 [N, CORE_SIZE]. frames: [N, HISTORY_SIZE], the observations before. Both
+    before and after.
 
     Blocks of environments go through all T steps one after the other, so that their states stay in
     the cache; environments do not affect each other, so the order changes nothing. The tails are in
@@ -81,7 +85,7 @@ def act_unroll(
             observe_one(envs, params, start + r, observation[0, start + r])
         for t in range(T):
             for r in range(rows):
-                load_row(flat[t, start + r], scratch, r)
+                load_row(frames[start + r], flat[t, start + r], scratch, r)
                 load_core(core_state[start + r], scratch, r)
             forward(packed, scratch, rows)
             draw_noise(envs, start, rows, noise)
@@ -89,6 +93,7 @@ def act_unroll(
             for r in range(rows):
                 i = start + r
                 save_core(scratch, r, core_state[i])
+                push_frame(flat[t, i], frames[i])
                 position[0] = i * T + t
                 place = OUTPUTS_OFFSET + r * OUTPUTS_STRIDE
                 if HAS_MASK:
@@ -121,18 +126,20 @@ def act_unroll(
                 observe_one(envs, params, i, observation[t + 1, i])
             if HAS_VALUE and finals > first_final:
                 for r in range(finals - first_final):
-                    load_row(final_flat[first_final + r], scratch, r)
-                    load_core(core_state[final_env[first_final + r]], scratch, r)
+                    i = final_env[first_final + r]
+                    load_row(frames[i], final_flat[first_final + r], scratch, r)
+                    load_core(core_state[i], scratch, r)
                 forward(packed, scratch, finals - first_final)
                 for r in range(finals - first_final):
                     final_value[first_final + r] = scratch[VALUE_OFFSET + r * VALUE_STRIDE]
-            if CORE_SIZE > 0:
+            if CORE_SIZE > 0 or HISTORY_SIZE > 0:
                 for i in range(start, start + rows):
                     if terminated[t, i] or truncated[t, i]:
                         core_state[i] = np.float32(0.0)
+                        frames[i] = 0
         if HAS_VALUE:
             for r in range(rows):
-                load_row(flat[T, start + r], scratch, r)
+                load_row(frames[start + r], flat[T, start + r], scratch, r)
                 load_core(core_state[start + r], scratch, r)
             forward(packed, scratch, rows)
             for r in range(rows):

@@ -15,7 +15,8 @@ BLOCK, NUM_OUTPUTS = bound("BLOCK"), bound("NUM_OUTPUTS")
 OUTPUTS_OFFSET, OUTPUTS_STRIDE = bound("OUTPUTS_OFFSET"), bound("OUTPUTS_STRIDE")
 VALUE_OFFSET, VALUE_STRIDE = bound("VALUE_OFFSET"), bound("VALUE_STRIDE")
 LOG_STD_OFFSET = bound("LOG_STD_OFFSET")
-pack, load_row, forward = bound("pack"), bound("load_row"), bound("forward")
+pack, forward = bound("pack"), bound("forward")
+load_row, push_frame = bound("load_row"), bound("push_frame")
 load_core, save_core = bound("load_core"), bound("save_core")
 draw_noise, choose, for_env = bound("draw_noise"), bound("choose"), bound("for_env")
 
@@ -30,6 +31,7 @@ def pack_weights(weights, packed):
 def choose_all(
     clock_bytes,
     core_state,
+    frames,
     packed,
     scratch,
     noise,
@@ -44,7 +46,7 @@ def choose_all(
     """Write the actions [N, …] for observations [N, …], their log-probabilities and values [N].
 
     env_action: [N, numbers of one action], becomes what the environments get for quantities.
-    core_state: float32 [N, CORE_SIZE], before and after.
+    core_state: float32 [N, CORE_SIZE]. frames: [N, HISTORY_SIZE]. Both before and after.
     """
     envs = records(clock_bytes, CLOCK_RECORD)
     N = behavior_log_prob.shape[0]
@@ -54,13 +56,14 @@ def choose_all(
     for start in range(0, N, BLOCK):
         rows = min(BLOCK, N - start)
         for r in range(rows):
-            load_row(flat[start + r], scratch, r)
+            load_row(frames[start + r], flat[start + r], scratch, r)
             load_core(core_state[start + r], scratch, r)
         forward(packed, scratch, rows)
         draw_noise(envs, start, rows, noise)
         for r in range(rows):
             i = start + r
             save_core(scratch, r, core_state[i])
+            push_frame(flat[i], frames[i])
             place = OUTPUTS_OFFSET + r * OUTPUTS_STRIDE
             behavior_log_prob[i] = choose(
                 scratch[place : place + NUM_OUTPUTS],

@@ -121,7 +121,6 @@ def make_player(
 ) -> Any:
     """An actor with a policy's experiment, as make_actor makes it. length: of its unrolls."""
     from rollout.make_actor import make_actor  # with Numba behind it: slow to import
-    from rollout.shapes import make_schema
 
     experiment = policy.experiment
     return make_actor(
@@ -129,7 +128,7 @@ def make_player(
         num_envs,
         seed,
         policy.network,
-        make_schema(policy.env, length, experiment.algorithm.needs_value, policy.network.core_size),
+        policy.schema_of(length),
         params=experiment.env.params,
         first_env=first_env,
         pictures=pictures,

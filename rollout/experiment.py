@@ -27,6 +27,7 @@ from rollout.errors import AlgorithmError, ConfigError
 from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
 from rollout.experiment_rules import (
+    MAX_FRAME_STACK,
     MAX_UNROLL_LENGTH,
     broken_rules,
     network_problems,
@@ -263,6 +264,12 @@ class MlpSettings(Settings):
         description="give every quantity of an observation mean 0 and deviation 1, by statistics "
         "of all that was trained on, and clip it to ±10",
     )
+    frame_stack: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_FRAME_STACK,
+        description="how many of an episode's last observations it reads; actors send each once",
+    )
 
 
 class ConvSettings(Settings):
@@ -311,6 +318,12 @@ class ConvSettings(Settings):
     gaussian: GaussianSettings | None = Field(
         default=None,
         description="how quantities (a Box of actions) are drawn; left out, by its defaults",
+    )
+    frame_stack: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_FRAME_STACK,
+        description="how many of an episode's last observations it reads; actors send each once",
     )
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Longer unrolls only delay the next update; this also keeps every index within 32 bits.
 MAX_UNROLL_LENGTH = 2**16 - 1
+# More are a memory, which network.core is for; every unroll brings the frames before it.
+MAX_FRAME_STACK = 32
 
 
 @dataclass(frozen=True)

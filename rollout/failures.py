@@ -23,6 +23,7 @@ import safetensors.numpy
 from rollout.env_source import EnvSource
 from rollout.envs.philox import CLOCK
 from rollout.errors import OperatorError, RunFailed
+from rollout.experiment_rules import MAX_FRAME_STACK
 from rollout.layer_source import layer_source
 from rollout.learners.layers import Conv
 from rollout.learners.network import OBSERVATION, NetworkSpec
@@ -278,6 +279,8 @@ def _schema_problems(facts: FailureFacts) -> Iterator[str]:
         yield f"env_state_bytes={schema.env_state_bytes}, wanted at least {CLOCK.itemsize}"
     if schema.core_size != facts.network.core_size:
         yield f"core_size={schema.core_size} for a network with {facts.network.core_size}"
+    if schema.frame_stack != facts.network.frame_stack:
+        yield f"frame_stack={schema.frame_stack} for a network with {facts.network.frame_stack}"
     for dtype in (schema.observation_dtype, schema.action_dtype):
         if not _is_dtype(dtype):
             yield f"dtype {dtype!r}"
@@ -291,6 +294,9 @@ def _network_problems(network: NetworkSpec) -> Iterator[str]:
     """Source code is made of a network: of its names, which must be plain, and of its sizes."""
     if not network.observation_shape or min(network.observation_shape) < 1:
         yield f"observations {network.observation_shape}"
+        return
+    if not 1 <= network.frame_stack <= MAX_FRAME_STACK:
+        yield f"frame_stack={network.frame_stack}"
         return
     for part in network.parts:
         if not _is_dtype(part.dtype) or min((part.offset + 1, part.size, *part.categories)) < 1:

@@ -98,6 +98,7 @@ def _quantities(
     """
     observations = {
         "observation": columns.observation,
+        "frames": columns.frames,
         "final_observation": tails.final_observation[:num_finals],
     }
     for name, rows in observations.items():
@@ -125,7 +126,7 @@ def _step_of(unroll: Unroll, name: str, index: tuple[int, ...]) -> tuple[int, in
         return int(unroll.final_t[index[0]]), int(unroll.final_env[index[0]])
     if field == "episode_return":
         return int(unroll.episode_t[index[0]]), int(unroll.episode_env[index[0]])
-    if field == "core_state":
+    if field in ("core_state", "frames"):
         return 0, index[0]
     t, i = index[:2]
     return max(0, t - 1) if field == "observation" else min(t, len(unroll.reward) - 1), i
@@ -134,7 +135,7 @@ def _step_of(unroll: Unroll, name: str, index: tuple[int, ...]) -> tuple[int, in
 def _shown(env: "AnyEnv", name: str, index: tuple[int, ...], parts: tuple[InputPart, ...]) -> str:
     """The field, as its author calls it, with the index in one observation."""
     field, _, k = name.partition(".")
-    has_t = not field.startswith(("final", "core"))
+    has_t = not field.startswith(("final", "core"))  # of frames it is which one
     inside = index[2:] if has_t else index[1:]
     if k:
         layout = observation_layout(env.observation_space)

@@ -16,6 +16,8 @@ from rollout.envs.philox import EVALUATION, philox, unit_float64
 from rollout.envs.registry import AnyEnv
 from rollout.experiment import Experiment
 from rollout.learners.network import LOG_STD, LOG_STD_RANGE, GaussianHead, NetworkSpec
+from rollout.learners.unroll import UnrollSchema
+from rollout.policy_memory import PolicyMemory
 from rollout.run_directory import RunDirectory
 from rollout.shapes import make_network, make_schema, quantities_for_env
 
@@ -63,7 +65,7 @@ class Policy:
         deterministic: bool = True,
         *,
         action_mask: Any = None,
-        core_state: Any = None,
+        memory: Any = None,
     ) -> Any:
         """The action for one observation, or an action for each of a batch [N, …] of them.
 
@@ -78,12 +80,13 @@ class Policy:
         seed, the number of calls so far and the row. action_mask: bool [A], or [N, A], what is
         allowed. Raises ValueError if the observation is not what the environment shows.
 
-        A recurrent network returns (action, core_state): float32 [core_size], or [N, core_size], to
-        be given with the next observation of the same episode; none at an episode's first.
+        Of a network that remembers (network.core, network.frame_stack) it is (action, memory): what
+        is to be given with the next observation of the same episode, uint8 [M] or [N, M]. At an
+        episode's first give none, or a row of zeros.
         """
-        outputs, next_core_state = self.outputs(observation, core_state)
+        outputs, next_memory = self.outputs(observation, memory)
         action = self._choose(outputs, deterministic, action_mask)
-        return (action, next_core_state) if self.network.core_size else action
+        return (action, next_memory) if self.schema.memory_bytes else action
 
     def _choose(self, outputs: np.ndarray, deterministic: bool, action_mask: Any) -> Any:
         head = self.network.head
@@ -103,32 +106,35 @@ class Policy:
             return actions
         return actions[0] if actions.ndim > 1 else int(actions[0])
 
-    def outputs(self, observation: Any, core_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """What the head reads: logits of choices, means (and more, see GaussianHead) of quantities;
-        and the next core state.
+    def outputs(self, observation: Any, memory: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """What the head reads, and the next memory.
 
-        float32 [A] and [core_size], or [N, A] and [N, core_size] for a batch.
+        Logits of choices; of quantities means, and more, see GaussianHead.
+
+        float32 [A] and uint8 [M], or [N, A] and [N, M] for a batch.
         """
         rows, is_batch = self._rows(observation)
         outputs = np.zeros((len(rows), self.network.head.num_outputs), np.float32)
         value = np.zeros(len(rows), np.float32)
         evaluate, workspace = self._compiled
-        core = self._core_state(core_state, len(rows))
+        remembered = self._memory(memory, len(rows))
         work = (workspace.packed, workspace.scratch)
-        evaluate(self.parameters, *work, rows, core, outputs, value)
+        evaluate(self.parameters, *work, rows, *remembered, outputs, value)
         if not np.isfinite(outputs).all():
             raise ValueError("an observation, or a parameter of the policy, is not finite")
-        return (outputs, core) if is_batch else (outputs[0], core[0])
+        after = remembered.to_bytes()
+        return (outputs, after) if is_batch else (outputs[0], after[0])
 
-    def _core_state(self, core_state: Any, rows: int) -> np.ndarray:
-        """A copy of what was given, float32 [rows, core_size]."""
-        size = self.network.core_size
-        if core_state is None:
-            return np.zeros((rows, size), np.float32)
-        core = np.array(core_state, np.float32)
-        if core.size != rows * size:
-            raise ValueError(f"core_state is {list(core.shape)}, wanted [{rows}, {size}]")
-        return core.reshape(rows, size)
+    def _memory(self, memory: Any, rows: int) -> PolicyMemory:
+        """A copy of what was given."""
+        if memory is None:
+            return PolicyMemory.at_start(self.schema, rows)
+        given, size = np.asarray(memory), self.schema.memory_bytes
+        if given.dtype != np.uint8 or given.size != rows * size:
+            raise ValueError(
+                f"memory is {given.dtype} {list(given.shape)}, wanted uint8 [{rows}, {size}]"
+            )
+        return PolicyMemory.from_bytes(self.schema, given.reshape(rows, size))
 
     def _rows(self, observation: Any) -> tuple[np.ndarray, bool]:
         """Rows [N, *layout.shape], and whether the observation was a batch."""
@@ -144,14 +150,22 @@ class Policy:
         return rows, False
 
     @functools.cached_property
+    def schema(self) -> UnrollSchema:
+        """What unrolls of the experiment look like, with what the policy remembers."""
+        return self.schema_of(self.experiment.fleet.unroll_length)
+
+    def schema_of(self, unroll_length: int) -> UnrollSchema:
+        """The same of another length."""
+        needs_value, network = self.experiment.algorithm.needs_value, self.network
+        memory = network.core_size, network.frame_stack
+        return make_schema(self.env, unroll_length, needs_value, *memory)
+
+    @functools.cached_property
     def _compiled(self) -> Any:
         from rollout.acting import Workspace  # with Numba: slow to import
         from rollout.make_actor import load_kernels
 
-        fleet, algorithm = self.experiment.fleet, self.experiment.algorithm
-        needs_value, core_size = algorithm.needs_value, self.network.core_size
-        schema = make_schema(self.env, fleet.unroll_length, needs_value, core_size)
-        kernels = load_kernels(self.env, self.network, schema)
+        kernels = load_kernels(self.env, self.network, self.schema)
         return kernels.evaluate, Workspace(self.network)
 
     def _allowed(self, logits: np.ndarray, action_mask: Any) -> np.ndarray:

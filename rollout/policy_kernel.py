@@ -88,7 +88,9 @@ def policy_source(spec: NetworkSpec) -> str:
     """Source of `pack`, `load_row`, `forward` and the constants that say where its results lie.
 
     pack(weights, packed): lays out the flat vector for the loops.
-    load_row(observation, scratch, r): makes row r of the inputs from one flat observation.
+    load_row(frames, observation, scratch, r): makes row r of the inputs from one flat observation
+        and those before it, [HISTORY_SIZE], which lie one behind the other.
+    push_frame(observation, frames): makes the observation the newest of these.
     load_core(core_state, scratch, r): puts the core state of row r, [CORE_SIZE], beside them.
     forward(packed, scratch, rows): reads `rows` inputs from the start of `scratch`,
         float32 [BLOCK, NUM_INPUTS], and leaves outputs and values in it. `rows` ≤ BLOCK.
@@ -104,6 +106,7 @@ def policy_source(spec: NetworkSpec) -> str:
         f"NUM_INPUTS = {spec.num_inputs}",
         f"NUM_OUTPUTS = {spec.head.num_outputs}",
         f"CORE_SIZE = {spec.core_size}",
+        f"HISTORY_SIZE = {(spec.frame_stack - 1) * math.prod(spec.observation_shape)}",
         f"LOG_STD_OFFSET = {_log_std_offset(spec)}",
         _place("OUTPUTS", places, spec.outputs.buffer, spec.outputs.start),
         _place("VALUE", places, spec.value.buffer, spec.value.start),
@@ -111,7 +114,8 @@ def policy_source(spec: NetworkSpec) -> str:
         # layers of one shape share their loops, which halves what a separate value network compiles
         *dict.fromkeys(function for layer in layers for function in layer.functions),
         _pack_source(spec),
-        _load_row_source(spec),
+        _load_frame_source(spec),
+        _frames_source(spec),
         _core_source(spec, places),
         _forward_source(spec, places),
     ]
@@ -178,22 +182,32 @@ def _pack_source(spec: NetworkSpec) -> str:
     return "\n".join(lines)
 
 
-def _load_row_source(spec: NetworkSpec) -> str:
-    """Numbers as they are; of categories one input each, which is 1 for the observation's."""
-    lines = ["@jit", "def load_row(observation, scratch, r):"]
-    if not spec.parts:
+def _load_frame_source(spec: NetworkSpec) -> str:
+    """`load_frame`: one frame's inputs, from `place` on, with room between for those of others.
+
+    Numbers as they are; of categories one input each, which is 1 for the observation's.
+    """
+    lines = ["@jit", "def load_frame(observation, scratch, place):"]
+    run, stride = spec.frame_run, spec.frame_run * spec.frame_stack
+    if not spec.parts and run == spec.frame_inputs:
         lines += [
-            f"    for j in range({spec.num_inputs}):",
-            f"        scratch[r * {spec.num_inputs} + j] = observation[j]",
+            f"    for j in range({run}):",
+            "        scratch[place + j] = observation[j]",
+        ]
+    elif not spec.parts:
+        lines += [
+            f"    for i in range({spec.frame_inputs // run}):",
+            f"        for j in range({run}):",
+            f"            scratch[place + i * {stride} + j] = observation[i * {run} + j]",
         ]
     else:
-        lines.append("    in_bytes = observation.view(np.uint8)")
+        lines += ["    in_bytes, first = observation.view(np.uint8), place"]
     start = 0
     for part in spec.parts:
         piece = f"in_bytes[{part.offset}:{part.offset + part.size_bytes}]"
         lines += [
             f"    numbers = {piece}.view(np.{np.dtype(part.dtype).name})",
-            f"    place = r * {spec.num_inputs} + {start}",
+            f"    place = first + {start}",
         ]
         if part.categories:
             lines += [f"    scratch[place:place + {part.num_inputs}] = np.float32(0.0)"]
@@ -211,6 +225,29 @@ def _load_row_source(spec: NetworkSpec) -> str:
             first += count
         start += part.num_inputs
     return "\n".join(lines)
+
+
+def _frames_source(spec: NetworkSpec) -> str:
+    """`load_row` and `push_frame`: an observation among those before it."""
+    size, before = math.prod(spec.observation_shape), spec.frame_stack - 1
+    load = ["@jit", "def load_row(frames, observation, scratch, r):"]
+    push = ["@jit", "def push_frame(observation, frames):", "    pass"]
+    place = f"r * {spec.num_inputs}"
+    if before:
+        load += [
+            f"    for f in range({before}):",
+            f"        frame = frames[f * {size}:(f + 1) * {size}]",
+            f"        load_frame(frame, scratch, {place} + f * {spec.frame_run})",
+        ]
+        place += f" + {before * spec.frame_run}"
+        push += [
+            f"    for j in range({(before - 1) * size}):",
+            f"        frames[j] = frames[j + {size}]",
+            f"    for j in range({size}):",
+            f"        frames[{(before - 1) * size} + j] = observation[j]",
+        ]
+    load.append(f"    load_frame(observation, scratch, {place})")
+    return "\n".join([*load, "", "", *push])
 
 
 def _core_source(spec: NetworkSpec, places: Places) -> str:

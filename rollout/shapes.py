@@ -1,6 +1,7 @@
 """What an environment means for the network that acts in it and for the unrolls that come of it."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from rollout.learners.network import (
     make_mlp,
     with_normalized_inputs,
 )
-from rollout.learners.unroll import FLOAT32, UnrollSchema
+from rollout.learners.unroll import UnrollSchema
 
 if TYPE_CHECKING:  # actors use this file too, and need no pydantic
     from rollout.experiment import ConvSettings, GaussianSettings, NetworkSettings
@@ -43,6 +44,7 @@ def make_network(settings: "NetworkSettings", env: AnyEnv) -> NetworkSpec:
         settings.value_network,
         parts_of(env),
         core_of(settings),
+        settings.frame_stack,
     )
     return with_normalized_inputs(network) if settings.normalize_observations else network
 
@@ -80,6 +82,7 @@ def _make_conv(settings: "ConvSettings", env: AnyEnv) -> NetworkSpec:
             scale=1.0 / 255.0 if is_in_bytes(space) else 1.0,
             channels_first=axis == "first",
             core=core_of(settings),
+            frame_stack=settings.frame_stack,
         )
     except ValueError as error:
         raise ValueError(
@@ -161,11 +164,11 @@ def quantities_for_env(env: AnyEnv, head: GaussianHead, action: np.ndarray) -> n
 
 
 def make_schema(
-    env: AnyEnv, unroll_length: int, has_value: bool, core_size: int = 0
+    env: AnyEnv, unroll_length: int, has_value: bool, core_size: int = 0, frame_stack: int = 1
 ) -> UnrollSchema:
     """What the unrolls of an environment look like, and of a network that remembers so much."""
     shown, taken = observation_layout(env.observation_space), action_layout(env.action_space)
-    return UnrollSchema(
+    schema = UnrollSchema(
         unroll_length=unroll_length,
         observation_shape=shown.shape,
         observation_dtype=shown.dtype.str,
@@ -173,8 +176,9 @@ def make_schema(
         action_dtype=taken.dtype.str,
         has_value=has_value,
         mask_size=taken.mask_size if hasattr(env, "action_mask") else 0,
-        state_bytes=state_bytes(env) + FLOAT32.itemsize * core_size,
         state_fields=state_fields(env),
         core_size=core_size,
+        frame_stack=frame_stack,
         has_no_ops=isinstance(env, ForeignEnv) and env.has_no_ops,
     )
+    return replace(schema, state_bytes=state_bytes(env) + schema.memory_bytes)

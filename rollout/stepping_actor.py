@@ -24,6 +24,7 @@ from rollout.envs.foreign.foreign_envs import EpisodeEnd, ForeignEnvs
 from rollout.envs.layouts import observation_layout
 from rollout.learners.network import GaussianHead, NetworkSpec
 from rollout.learners.unroll import UnrollSchema
+from rollout.policy_memory import PolicyMemory
 
 TEMPLATE = Path(__file__).parent / "choosing_kernel.py"
 CLOCK_RECORD = np.dtype([("clock", philox.CLOCK)])  # of an environment that is nothing else
@@ -93,29 +94,29 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         clocks = envs.clocks.view(np.uint8)
         self._began = envs.clocks.copy()
         finals = episodes = 0
-        final_cores = []
+        final_memories = []
         unroll.observation[0] = envs.observation()
         for t, (chosen, stepped) in enumerate(zip(self._choosing, self._stepping, strict=True)):
-            self._kernels.choose_all(
-                clocks, self.core_state, packed, scratch, noise, greedy, *chosen
-            )
+            self._kernels.choose_all(clocks, *self.memory, packed, scratch, noise, greedy, *chosen)
             if not np.isfinite(unroll.behavior_log_prob[t]).all():
                 self._check_finite(t, finals)  # before the environments are given such actions
             for end in envs.step(*stepped, t):
                 episodes = self._put_episode(end, t, episodes)
                 finals = self._put_final(end, t, finals)
                 if end.final_observation is not None:
-                    final_cores.append(self.core_state[end.env].copy())
-                self.core_state[end.env] = 0.0
+                    final_memories.append(self.memory.pick([end.env]))
+                self.memory.clear(end.env)
             if self.buffer.schema.has_no_ops:
-                self.core_state[unroll.no_op[t]] = 0.0
+                self.memory.clear(unroll.no_op[t])
         self._check_finite(len(self._choosing), finals)
         if self.buffer.schema.has_value:
             room = self.buffer.room
-            self._evaluate(weights, unroll.observation[-1], self.core_state, unroll.value[-1])
-            final_core = np.array(final_cores, np.float32).reshape(finals, self.core_state.shape[1])
-            final_observation, final_value = room.final_observation, room.final_value
-            self._evaluate(weights, final_observation[:finals], final_core, final_value[:finals])
+            here = self.memory.pick(range(envs.num_envs))
+            self._evaluate(weights, unroll.observation[-1], here, unroll.value[-1])
+            if final_memories:
+                there = PolicyMemory(*map(np.concatenate, zip(*final_memories, strict=True)))
+                final_observation, final_value = room.final_observation, room.final_value
+                self._evaluate(weights, final_observation[:finals], there, final_value[:finals])
         return self._end_unroll(finals, episodes)
 
     def _put_episode(self, end: EpisodeEnd, t: int, episodes: int) -> int:
@@ -137,14 +138,13 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         self,
         weights: np.ndarray,
         observation: np.ndarray,
-        core_state: np.ndarray,
+        memory: PolicyMemory,
         value: np.ndarray,
     ) -> None:
-        """Write the values [N] of observations [N, …] in core states [N, …]."""
+        """Write the values [N] of observations [N, …], and change the memory to that after them."""
         packed, scratch, *_ = self._workspace.kernel_arguments()
         outputs = np.zeros((len(value), self._num_outputs), np.float32)
-        core_state = core_state.copy()  # which becomes the next one
-        self._kernels.evaluate(weights, packed, scratch, observation, core_state, outputs, value)
+        self._kernels.evaluate(weights, packed, scratch, observation, *memory, outputs, value)
 
     def _check_finite(self, steps: int, finals: int) -> None:
         """Raises EnvError if an observation, or a reward, is not; the position is where, then.
@@ -207,7 +207,7 @@ def _load_choosing_kernels(env: ForeignEnv, network: NetworkSpec, schema: Unroll
         "pack_weights": (read_only(np.zeros(network.num_parameters, np.float32)), packed),
         "choose_all": (
             np.zeros(2, CLOCK_RECORD).view(np.uint8),
-            np.zeros((2, network.core_size), np.float32),
+            *PolicyMemory.at_start(schema, 2),
             packed,
             scratch,
             noise,
@@ -220,4 +220,4 @@ def _load_choosing_kernels(env: ForeignEnv, network: NetworkSpec, schema: Unroll
             np.zeros((2, len(env_action)), env_action.dtype),
         ),
     }
-    return load_with_policy(TEMPLATE, env, network, bindings, examples)
+    return load_with_policy(TEMPLATE, env, network, schema, bindings, examples)

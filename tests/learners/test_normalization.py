@@ -16,7 +16,7 @@ from rollout.learners.network import (
     make_mlp,
     with_normalized_inputs,
 )
-from rollout.learners.normalization import Moments
+from rollout.learners.normalization import Moments, Normalization
 from rollout.learners.ppo import PPO
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.learners.synthetic_batch import make_synthetic_batch
@@ -160,6 +160,17 @@ def test_statistics_have_no_gradient_and_are_no_part_of_its_norm() -> None:
         assert is_zero == (not parameter.is_trained), parameter.name
     assert metrics["losses/grad_norm"] > 0
     assert not ppo.optimizer.first_moment[:6].any() and not ppo.optimizer.second_moment[:6].any()
+
+
+def test_stacked_frames_share_the_statistics_of_single_ones() -> None:
+    stacking = make_mlp((3,), CategoricalHead((2,)), (8,), "tanh", "separate", frame_stack=2)
+    ppo, single = make_ppo(with_normalized_inputs(stacking)), make_ppo()
+    batch = make_batch(single)
+    for each in (ppo, single):
+        Normalization(each.network, each.settings).read_observations(batch)
+    for name, wanted in zip(("mean", "scale"), statistics(single), strict=True):
+        found = ppo.network.parameters[f"normalized.{name}"].detach().numpy()
+        np.testing.assert_array_equal(found, np.tile(wanted, 2))
 
 
 def test_columns_of_categories_stay_as_they_are() -> None:

@@ -88,9 +88,9 @@ class Evaluate:
         logits = np.zeros((rows, self.network.head.num_outputs), np.float32)
         value = np.zeros(rows, np.float32)
         work = (self.workspace.packed, self.workspace.scratch)
-        core_state = np.zeros((len(value), 0), np.float32)
         rows = np.ascontiguousarray(observation)
-        self.kernels.evaluate(weights, *work, rows, core_state, logits, value)
+        nothing = np.zeros((len(value), 0), np.float32), np.zeros((len(value), 0), rows.dtype)
+        self.kernels.evaluate(weights, *work, rows, *nothing, logits, value)
         return logits, value
 
 

@@ -79,6 +79,7 @@ def test_smallest_experiment_has_the_documented_defaults(write):
             "core": None,
             "gaussian": None,
             "normalize_observations": False,
+            "frame_stack": 1,
         },
         "algorithm": {
             "kind": "ppo",

@@ -161,6 +161,10 @@ def with_convolution(**others) -> Failure:
     return make_failure(network=network, schema=schema, weights=weights)
 
 
+def with_network(**others) -> Failure:
+    return make_failure(network=dataclasses.replace(NETWORK, **others))
+
+
 def with_schema(**others) -> Failure:
     return make_failure(schema=msgspec.convert(msgspec.to_builtins(SCHEMA) | others, type(SCHEMA)))
 
@@ -181,6 +185,9 @@ def with_schema(**others) -> Failure:
         (with_schema(observation_shape=(5,)), "for a network that reads"),
         (with_schema(observation_dtype="O"), "dtype 'O'"),
         (with_schema(state_bytes=3), "state_bytes=3"),
+        (with_schema(frame_stack=2), "frame_stack=2 for a network with 1"),
+        (with_network(frame_stack=0), "frame_stack=0"),
+        (with_network(frame_stack=10**9), "frame_stack=1000000000"),
         (with_layer(name="x = 1\nimport os"), "layer 'x = 1"),
         (with_layer(name="value"), "layer 'value'"),
         (with_layer(source="value"), "inputs from 'value'"),

@@ -65,12 +65,12 @@ class Acted:
         self.env = env
         shape = observation_layout(env.observation_space).shape
         core = ("gru", 3)
-        network = make_mlp(shape, head_of(env), (4,), "tanh", "shared", parts_of(env), core)
+        network = make_mlp(shape, head_of(env), (4,), "tanh", "shared", parts_of(env), core, 3)
         self.parts = network.parts
         self.weights = initial_parameters(network, 0)
         self.weights.flags.writeable = False
         self.position = np.full(1, -1, np.int64)
-        schema = make_schema(env, T, True, network.core_size)
+        schema = make_schema(env, T, True, network.core_size, network.frame_stack)
         self.actor = make_actor(env, N, 7, network, schema, first_env=10, jit=False)
         self.actor.act(self.weights)
         self.began = self.actor.envs.clocks.copy()  # the second unroll is looked at
@@ -100,7 +100,7 @@ def test_unroll_as_it_was_acted_is_finite(env):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     "name", ["observation", "action", "reward", "behavior_log_prob", "value", "final_value",
-             "final_observation", "episode_return", "core_state"]
+             "final_observation", "episode_return", "core_state", "frames"]
 )  # fmt: skip
 def test_number_that_is_not_finite_is_found_in_every_field(name, value):
     acted = Acted(find_env("Pendulum-v1", max_episode_steps=10))

@@ -261,7 +261,7 @@ def test_columns_without_a_step_make_no_minibatch():
     assert not list(algorithm.minibatches(algorithm.rows(batch), N, 0, 0))
 
 
-def test_policy_that_is_given_its_core_state_acts_as_actors_do():
+def test_policy_that_is_given_its_memory_acts_as_actors_do():
     tables = {
         "env": {"id": "Memory-v0"},
         "network": {"hidden_sizes": [7], "core": {"kind": "gru", "size": 5}},
@@ -273,15 +273,15 @@ def test_policy_that_is_given_its_core_state_acts_as_actors_do():
     schema = make_schema(Memory, 30, True, network.core_size)
     acting = UnrollActor(Envs(Memory, 3, 2), network, schema)
     acting.act(weights_for(network), greedy=True)
-    unroll, core_state = acting.buffer.unroll(), None
+    unroll, memory = acting.buffer.unroll(), None
     for t in range(30):
-        action, core_state = policy.act(unroll.observation[t], core_state=core_state)
+        action, memory = policy.act(unroll.observation[t], memory=memory)
         assert action.tolist() == unroll.action[t].tolist()
-        core_state[unroll.terminated[t] | unroll.truncated[t]] = 0.0
-    one, core = policy.act(unroll.observation[0, 0])
-    assert one == unroll.action[0, 0] and core.shape == (network.core_size,)
-    with pytest.raises(ValueError, match=r"core_state is \[2\], wanted \[1, 5\]"):
-        policy.act(unroll.observation[0, 0], core_state=np.zeros(2))
+        memory[unroll.terminated[t] | unroll.truncated[t]] = 0
+    one, memory = policy.act(unroll.observation[0, 0])
+    assert one == unroll.action[0, 0] and memory.shape == (4 * network.core_size,)
+    with pytest.raises(ValueError, match=r"memory is uint8 \[2\], wanted uint8 \[1, 20\]"):
+        policy.act(unroll.observation[0, 0], memory=np.zeros(2, np.uint8))
 
 
 def gradient(algorithm: PPO, minibatch) -> torch.Tensor:

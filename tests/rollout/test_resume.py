@@ -155,6 +155,7 @@ def test_end_of_an_annealed_learning_rate_is_of_the_curve(make_resumable):
     [
         ("network.hidden_sizes=[64]", "the parameters do not fit another network"),
         ("network.activation=relu", "the parameters do not fit another network"),
+        ("network.frame_stack=2", "the parameters do not fit another network"),
     ],
 )
 def test_change_that_nothing_fits_is_refused_even_if_it_is_named(
