@@ -24,7 +24,7 @@ from rollout.learners.distributions import (
     MultiCategorical,
 )
 from rollout.learners.layers import Activation, Conv, Dense, Gru, Lstm
-from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, NetworkSpec
+from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, Network, NetworkSpec
 from rollout.learners.torch_conv import conv
 from rollout.learners.torch_core import run_core
 
@@ -42,7 +42,7 @@ class TorchNetwork:
     """
 
     def __init__(
-        self, spec: NetworkSpec, parameters: np.ndarray, device: str | torch.device = "cpu"
+        self, spec: Network, parameters: np.ndarray, device: str | torch.device = "cpu"
     ) -> None:
         """parameters: float32 [P], copied."""
         self.spec = spec
@@ -57,7 +57,7 @@ class TorchNetwork:
         self.load(parameters)
 
     def __repr__(self) -> str:
-        return f"TorchNetwork({self.spec.num_parameters} parameters on {self.device})"
+        return f"{type(self).__name__}({self.spec.num_parameters} parameters on {self.device})"
 
     def __call__(
         self,
@@ -105,9 +105,7 @@ class TorchNetwork:
         observation, core_state, is_first: as in algorithm.Inputs.
         """
         spec = self.spec
-        if tuple(observation.shape[1:]) != spec.observation_shape:
-            wanted = ", ".join(("rows", *map(str, spec.observation_shape)))
-            raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
+        assert isinstance(spec, NetworkSpec)
         buffers = {OBSERVATION: self.inputs(observation)}
         before, after = self._split(core_state), [self.flat.new_empty((len(observation), 0))]
         for layer in spec.layers:
@@ -137,12 +135,16 @@ class TorchNetwork:
         """The core state of each layer that has one."""
         if core_state is None:
             return {}
+        assert isinstance(self.spec, NetworkSpec)
         sizes = [layer.core_size for layer in self.spec.layers]
         pieces = core_state.split(sizes, dim=1)
         return {layer.name: piece for layer, piece in zip(self.spec.layers, pieces, strict=True)}
 
     def inputs(self, observation: torch.Tensor) -> torch.Tensor:
         """What the first layers read, float32 [R, num_inputs]: categories as one-hot."""
+        if tuple(observation.shape[1:]) != self.spec.observation_shape:
+            wanted = ", ".join(("rows", *map(str, self.spec.observation_shape)))
+            raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
         rows = observation.flatten(1)
         if not self.spec.parts:
             return rows.to(torch.float32)

@@ -14,7 +14,7 @@ from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_envs import ForeignEnvs
 from rollout.envs.layouts import action_layout, observation_layout
 from rollout.envs.registry import AnyEnv
-from rollout.learners.network import CategoricalHead, GaussianHead, Head, NetworkSpec
+from rollout.learners.network import CategoricalHead, GaussianHead, Head, Network, NetworkSpec
 from rollout.learners.unroll import Unroll, UnrollSchema
 from rollout.policy_kernel import block_size, num_packed, num_scratch, policy_source
 from rollout.shapes import head_of, parts_of
@@ -32,9 +32,7 @@ class Workspace:
         self.packed = np.zeros(num_packed(network), np.float32)
         self.scratch = np.zeros(num_scratch(network), np.float32)
         self.noise = np.zeros(block_size(network) * action_size(network.head), np.float32)
-        is_gaussian = isinstance(network.head, GaussianHead)
-        dtype = np.float32 if is_gaussian else np.int32
-        self.env_action = np.zeros(action_size(network.head), dtype)  # one action, for one step
+        self.env_action = one_action(network.head)  # for one step
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """The arrays in the order `act_unroll` takes them."""
@@ -101,12 +99,11 @@ class EnvsWithPolicy(Generic[E]):
     core_state: float32 [N, core_size]; zeros where an episode begins.
     """
 
-    def __init__(self, envs: E, network: NetworkSpec, schema: UnrollSchema) -> None:
+    def __init__(self, envs: E, network: Network, schema: UnrollSchema) -> None:
         self.envs = envs
         self.buffer = UnrollBuffer(schema, envs.num_envs)
         self.core_state = np.zeros((envs.num_envs, network.core_size), np.float32)
         self._num_parameters = network.num_parameters
-        self._workspace = Workspace(network)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.envs!r})"
@@ -145,13 +142,15 @@ class UnrollActor(EnvsWithPolicy[Envs]):
     def __init__(
         self,
         envs: Envs,
-        network: NetworkSpec,
+        network: Network,
         schema: UnrollSchema,
         position: np.ndarray | None = None,
     ) -> None:
         """position: int64 [1], where the kernel says which environment it is at."""
         super().__init__(envs, network, schema)
         self.position = np.zeros(1, np.int64) if position is None else position
+        assert isinstance(network, NetworkSpec)
+        self._workspace = Workspace(network)
         self._act_unroll = load_acting_kernels(envs.env, network, schema, envs.jit).act_unroll
 
     def act(self, weights: np.ndarray, greedy: bool = False) -> memoryview:
@@ -198,14 +197,7 @@ def _load_acting_kernels(
     env: type[CompiledEnv], network: NetworkSpec, schema: UnrollSchema, jit: bool
 ) -> Any:
     check_network(env, network, schema)
-    env_kernels = load_env_kernels(env, jit)
-    bindings = env_bindings(env, jit) | {
-        "step_one": env_kernels.step_one,
-        "observe_one": env_kernels.observe_one,
-        "next_episode": env_kernels.next_episode,
-        "mask_one": env_kernels.mask_one,
-    }
-
+    bindings = one_env_bindings(env, jit)
     workspace, buffer = Workspace(network), UnrollBuffer(schema, 2)
     weights = read_only(np.zeros(network.num_parameters, np.float32))
     examples = {
@@ -224,6 +216,13 @@ def _load_acting_kernels(
     )
 
 
+def one_env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
+    """What a kernel needs that steps one environment after the other itself."""
+    env_kernels = load_env_kernels(env, jit)
+    names = ("step_one", "observe_one", "next_episode", "mask_one")
+    return env_bindings(env, jit) | {name: getattr(env_kernels, name) for name in names}
+
+
 def load_with_policy(
     template: Path,
     env: AnyEnv,
@@ -233,7 +232,7 @@ def load_with_policy(
     jit: bool = True,
 ) -> Any:
     """A template's functions behind those of the policy and its head, and of evaluate_kernel.py."""
-    head, head_bindings = _head(env, network.head)
+    head, head_bindings = head_kernel(env, network.head)
     workspace, shown = Workspace(network), observation_layout(env.observation_space)
     evaluate = (
         read_only(np.zeros(network.num_parameters, np.float32)),
@@ -254,7 +253,7 @@ def load_with_policy(
     )
 
 
-def check_network(env: AnyEnv, network: NetworkSpec, schema: UnrollSchema) -> None:
+def check_network(env: AnyEnv, network: Network, schema: UnrollSchema) -> None:
     """Raises EnvError where a network does not fit an environment."""
     if network.observation_shape != schema.observation_shape:
         raise EnvError(
@@ -282,7 +281,12 @@ def action_size(head: Head) -> int:
     return len(head.choices) if isinstance(head, CategoricalHead) else head.size
 
 
-def _head(env: AnyEnv, head: Head) -> tuple[Path, dict[str, Any]]:
+def one_action(head: Head) -> np.ndarray:
+    """Zeros for one action, as an environment takes it."""
+    return np.zeros(action_size(head), np.float32 if isinstance(head, GaussianHead) else np.int32)
+
+
+def head_kernel(env: AnyEnv, head: Head) -> tuple[Path, dict[str, Any]]:
     """The template that chooses actions, and what it needs to know."""
     layout = action_layout(env.action_space)
     both = {"ACTION_STREAM": philox.ACTION, "ACTION_SIZE": action_size(head)}

@@ -130,6 +130,7 @@ def make_player(
         seed,
         policy.network,
         make_schema(policy.env, length, experiment.algorithm.needs_value, policy.network.core_size),
+        given_network=experiment.given_network,
         params=experiment.env.params,
         first_env=first_env,
         pictures=pictures,

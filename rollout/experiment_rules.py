@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rollout.errors import NetworkError
 from rollout.experiment_errors import found, nearest, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers
 
 if TYPE_CHECKING:
     from rollout.envs.registry import AnyEnv
-    from rollout.experiment import Experiment, NetworkSettings
+    from rollout.experiment import Experiment
 
 # Longer unrolls only delay the next update; this also keeps every index within 32 bits.
 MAX_UNROLL_LENGTH = 2**16 - 1
@@ -157,13 +158,13 @@ RULES = (
 )
 
 
-def network_problems(network: NetworkSettings, env: AnyEnv, layers: Layers) -> Iterator[str]:
-    """A message if the network cannot read the environment's observations."""
+def network_problems(experiment: Experiment, env: AnyEnv, layers: Layers) -> Iterator[str]:
+    """A message if the network cannot read the environment's observations, or is none."""
     from rollout.shapes import make_network  # with Gymnasium behind it: slow to import
 
     try:
-        make_network(network, env)
-    except ValueError as error:
+        make_network(experiment.network, env, experiment.seed)
+    except (ValueError, NetworkError) as error:
         yield f"{layers.source_of(('network', 'kind')).label}: {error}"
 
 

@@ -1,6 +1,6 @@
 """What an environment means for the network that acts in it and for the unrolls that come of it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -16,6 +16,7 @@ from rollout.learners.network import (
     GaussianHead,
     Head,
     InputPart,
+    Network,
     NetworkSpec,
     make_conv,
     make_mlp,
@@ -23,14 +24,31 @@ from rollout.learners.network import (
 from rollout.learners.unroll import FLOAT32, UnrollSchema
 
 if TYPE_CHECKING:  # actors use this file too, and need no pydantic
-    from rollout.experiment import ConvSettings, NetworkSettings
+    from rollout.experiment import ConvSettings, MlpSettings, NetworkSettings
 
 
-def make_network(settings: "NetworkSettings", env: AnyEnv) -> NetworkSpec:
+@overload
+def make_network(
+    settings: "MlpSettings | ConvSettings", env: AnyEnv, seed: int = 0
+) -> NetworkSpec: ...
+
+
+@overload
+def make_network(settings: "NetworkSettings", env: AnyEnv, seed: int = 0) -> Network: ...
+
+
+def make_network(settings: "NetworkSettings", env: AnyEnv, seed: int = 0) -> Network:
     """The network that [network] asks for, in the shape of the environment.
 
-    Raises ValueError where it cannot read the environment's observations.
+    seed: of the experiment, under which a module of a user's own is made. Raises ValueError where
+    it cannot read the environment's observations, and NetworkError for such a module.
     """
+    from rollout.experiment import ModuleSettings
+
+    if isinstance(settings, ModuleSettings):
+        from rollout.module_trial import specify
+
+        return specify(settings, env, seed)
     if settings.kind == "conv":
         return _make_conv(settings, env)
     return make_mlp(
@@ -44,7 +62,7 @@ def make_network(settings: "NetworkSettings", env: AnyEnv) -> NetworkSpec:
     )
 
 
-def core_of(settings: "NetworkSettings") -> CoreSpec | None:
+def core_of(settings: "MlpSettings | ConvSettings") -> CoreSpec | None:
     """The recurrent layer that [network] asks for, if any."""
     return (settings.core.kind, settings.core.size) if settings.core else None
 

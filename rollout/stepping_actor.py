@@ -20,7 +20,7 @@ from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.foreign_envs import EpisodeEnd, ForeignEnvs
 from rollout.envs.layouts import observation_layout
-from rollout.learners.network import NetworkSpec
+from rollout.learners.network import Network, NetworkSpec
 from rollout.learners.unroll import UnrollSchema
 
 TEMPLATE = Path(__file__).parent / "choosing_kernel.py"
@@ -37,7 +37,7 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
     def __init__(
         self,
         envs: ForeignEnvs,
-        network: NetworkSpec,
+        network: Network,
         schema: UnrollSchema,
         position: np.ndarray | None = None,
     ) -> None:
@@ -47,7 +47,7 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
             envs.say_position(position, schema.unroll_length)
         self._began = envs.clocks  # at the unroll's start
         self._num_outputs = network.head.num_outputs
-        self._kernels = load_choosing_kernels(envs.env, network, schema)
+        self._load_policy(network)
         unroll, has_value = self.buffer.fixed, schema.has_value
         no_value = np.zeros(envs.num_envs, np.float32)
         self._choosing = [  # what choosing_kernel.choose_all writes in each step, as views
@@ -80,8 +80,7 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         be.
         """
         self._begin_unroll(weights)
-        packed, scratch, noise, _ = self._workspace.kernel_arguments()
-        self._kernels.pack_weights(weights, packed)
+        self._take_weights(weights)
         unroll, envs = self.buffer.fixed, self.envs
         clocks = envs.clocks.view(np.uint8)
         self._began = envs.clocks.copy()
@@ -89,9 +88,7 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         final_cores = []
         unroll.observation[0] = envs.observation()
         for t, (chosen, stepped) in enumerate(zip(self._choosing, self._stepping, strict=True)):
-            self._kernels.choose_all(
-                clocks, self.core_state, packed, scratch, noise, greedy, *chosen
-            )
+            self._choose(clocks, greedy, *chosen)
             if not np.isfinite(unroll.behavior_log_prob[t]).all():
                 self._check_finite(t, finals)  # before the environments are given such actions
             for end in envs.step(*stepped, t):
@@ -105,11 +102,28 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         self._check_finite(len(self._choosing), finals)
         if self.buffer.schema.has_value:
             room = self.buffer.room
-            self._evaluate(weights, unroll.observation[-1], self.core_state, unroll.value[-1])
+            everyone = np.arange(envs.num_envs)
+            last = unroll.observation[-1], self.core_state, unroll.value[-1]
+            self._evaluate(weights, everyone, *last)
             final_core = np.array(final_cores, np.float32).reshape(finals, self.core_state.shape[1])
-            final_observation, final_value = room.final_observation, room.final_value
-            self._evaluate(weights, final_observation[:finals], final_core, final_value[:finals])
+            last = room.final_observation[:finals], final_core, room.final_value[:finals]
+            self._evaluate(weights, room.final_env[:finals], *last)
         return self._end_unroll(finals, episodes)
+
+    def _load_policy(self, network: Network) -> None:
+        """Get ready what the next three call."""
+        assert isinstance(network, NetworkSpec)
+        self._workspace = Workspace(network)
+        self._kernels = load_choosing_kernels(self.envs.env, network, self.buffer.schema)
+
+    def _take_weights(self, weights: np.ndarray) -> None:
+        packed, *_ = self._workspace.kernel_arguments()
+        self._kernels.pack_weights(weights, packed)
+
+    def _choose(self, clocks: np.ndarray, greedy: bool, *chosen: np.ndarray) -> None:
+        """chosen: see `_choosing`."""
+        packed, scratch, noise, _ = self._workspace.kernel_arguments()
+        self._kernels.choose_all(clocks, self.core_state, packed, scratch, noise, greedy, *chosen)
 
     def _put_episode(self, end: EpisodeEnd, t: int, episodes: int) -> int:
         room = self.buffer.room
@@ -129,11 +143,15 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
     def _evaluate(
         self,
         weights: np.ndarray,
+        envs: np.ndarray,
         observation: np.ndarray,
         core_state: np.ndarray,
         value: np.ndarray,
     ) -> None:
-        """Write the values [N] of observations [N, …] in core states [N, …]."""
+        """Write the values [N] of observations [N, …] in core states [N, …].
+
+        envs: whose they are, integers [N]: places among the environments here.
+        """
         packed, scratch, *_ = self._workspace.kernel_arguments()
         outputs = np.zeros((len(value), self._num_outputs), np.float32)
         core_state = core_state.copy()  # which becomes the next one
