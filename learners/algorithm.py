@@ -36,9 +36,8 @@ MAX_NUMBERS = {"cpu": 1 << 26, "cuda": 1 << 31}
 
 def max_rows(network: TorchNetwork) -> int:
     """How many rows a pass through the network takes at most."""
-    kind, spec = network.device.type, network.spec
-    numbers = spec.num_inputs + sum(layer.outputs for layer in spec.layers)
-    return max(1, min(MAX_ROWS[kind], MAX_NUMBERS[kind] // numbers))
+    kind = network.device.type
+    return max(1, min(MAX_ROWS[kind], MAX_NUMBERS[kind] // network.spec.row_numbers))
 
 
 class Inputs(NamedTuple):

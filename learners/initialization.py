@@ -3,11 +3,12 @@
 import numpy as np
 
 from rollout.learners import draws
-from rollout.learners.network import NetworkSpec
+from rollout.learners.network import Network, NetworkSpec
 
 
-def initial_parameters(spec: NetworkSpec, seed: int) -> np.ndarray:
+def initial_parameters(spec: Network, seed: int) -> np.ndarray:
     """A flat float32 vector [P] with orthogonal weights (Saxe et al. 2014), most biases zero."""
+    assert isinstance(spec, NetworkSpec), "a module is what its constructor makes"
     flat = np.zeros(spec.num_parameters, np.float32)
     for number, layer in enumerate(spec.layers):
         column = 0  # of all this layer's matrices, side by side: the place of its draws

@@ -3,14 +3,14 @@
 A `NetworkSpec` is a small program over named buffers: each layer reads one buffer and writes
 another, and a head says what distribution over actions its outputs mean. The learner executes it
 with torch (torch_network.py), actors with compiled loops (rollout/policy_kernel.py), both from the
-same flat float32 vector of parameters.
+same flat float32 vector of parameters. A `ModuleSpec` is a user's own module, of which nothing is
+known but that: both execute it with torch (module_network.py).
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -120,16 +120,49 @@ class Parameter:
         return flat[self.offset : self.offset + self.size].reshape(self.shape)
 
 
-@dataclass(frozen=True)
-class NetworkSpec:
+class _Network(msgspec.Struct, frozen=True):
+    """What the kinds of specification have in common.
+
+    observation_shape: of one observation, as unrolls have it. head: what its outputs mean.
+    """
+
+    observation_shape: tuple[int, ...]
+    head: Head
+
+    def arrays(self) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+        """Every parameter's name and shape, and whether it is trained; but for the head's."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter, in the order of the flat vector."""
+        arrays = [*self.arrays()]
+        if isinstance(self.head, GaussianHead) and self.head.std == "independent":
+            arrays.append((LOG_STD, (self.head.size,), True))
+        parameters = []
+        offset = 0
+        for name, shape, is_trained in arrays:
+            parameters.append(Parameter(name, shape, offset, is_trained))
+            offset += parameters[-1].size
+        return tuple(parameters)
+
+    @property
+    def num_parameters(self) -> int:
+        """Length of the flat vector."""
+        last = self.parameters[-1]
+        return last.offset + last.size
+
+    def parameter(self, name: str) -> Parameter:
+        return next(parameter for parameter in self.parameters if parameter.name == name)
+
+
+class NetworkSpec(_Network, frozen=True, tag="layers"):
     """Layers in the order of execution, and where the head's outputs and the value are found.
 
     parts: how an observation is read; empty if its numbers are the inputs. frame_stack: how many of
     an episode's last observations are read, each a frame; zeros before the first one.
     """
 
-    observation_shape: tuple[int, ...]
-    head: Head
     layers: tuple[Layer, ...]
     outputs: Columns
     value: Columns
@@ -144,9 +177,7 @@ class NetworkSpec:
     @property
     def frame_inputs(self) -> int:
         """How many of these come from each frame."""
-        if self.parts:
-            return sum(part.num_inputs for part in self.parts)
-        return math.prod(self.observation_shape)
+        return num_inputs(self.observation_shape, self.parts)
 
     @property
     def is_quantity(self) -> np.ndarray:
@@ -171,33 +202,65 @@ class NetworkSpec:
         return self.frame_inputs
 
     @property
+    def row_numbers(self) -> int:
+        """How many numbers all buffers have of a row."""
+        return self.num_inputs + sum(layer.outputs for layer in self.layers)
+
+    @property
     def core_size(self) -> int:
         """Length of the core state: what the network remembers of an episode, float32."""
         return sum(layer.core_size for layer in self.layers)
 
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """Every parameter, in the order of the flat vector."""
-        parameters = []
-        offset = 0
+    def arrays(self) -> Iterator[tuple[str, tuple[int, ...], bool]]:
         for layer in self.layers:
             for name, shape in layer.shapes():
-                parameters.append(
-                    Parameter(f"{layer.name}.{name}", shape, offset, layer.is_trained)
-                )
-                offset += parameters[-1].size
-        if isinstance(self.head, GaussianHead) and self.head.std == "independent":
-            parameters.append(Parameter(LOG_STD, (self.head.size,), offset))
-        return tuple(parameters)
+                yield f"{layer.name}.{name}", shape, layer.is_trained
+
+
+class ModuleSpec(_Network, frozen=True, tag="module"):
+    """A `torch.nn.Module` of a user's own, which torch executes in actors as well.
+
+    parts: as of a NetworkSpec; with them the module reads [rows, num_inputs]. kind:
+    `package.module:Name`, or `object:Name` for a class that has to be given besides. folder: where
+    modules are looked for first. params: keyword arguments of the class. seed: torch's, while it is
+    made. named_shapes: of its parameters, in its own order. row_numbers: how many numbers a pass
+    keeps of a row, for its gradient.
+    """
+
+    core_size: ClassVar[int] = 0  # it remembers nothing from one step to the next
+    frame_stack: ClassVar[int] = 1
+
+    parts: tuple[InputPart, ...]
+    kind: str
+    folder: str
+    params: dict[str, Any]
+    seed: int
+    named_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    row_numbers: int = 1
 
     @property
-    def num_parameters(self) -> int:
-        """Length of the flat vector."""
-        last = self.parameters[-1]
-        return last.offset + last.size
+    def input_shape(self) -> tuple[int, ...]:
+        """Of what the module reads of one observation."""
+        if not self.parts:
+            return self.observation_shape
+        return (num_inputs(self.observation_shape, self.parts),)
 
-    def parameter(self, name: str) -> Parameter:
-        return next(parameter for parameter in self.parameters if parameter.name == name)
+    @property
+    def head_offset(self) -> int:
+        """Where the head's own parameters begin, behind the module's."""
+        return sum(math.prod(shape) for _, shape in self.named_shapes)
+
+    def arrays(self) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+        for name, shape in self.named_shapes:
+            yield name, shape, True
+
+
+Network = NetworkSpec | ModuleSpec
+
+
+def num_inputs(observation_shape: tuple[int, ...], parts: tuple[InputPart, ...]) -> int:
+    """How many numbers a network reads of an observation."""
+    return sum(part.num_inputs for part in parts) or math.prod(observation_shape)
 
 
 def make_mlp(
@@ -218,8 +281,7 @@ def make_mlp(
     Gains as in Andrychowicz et al., "What matters in on-policy RL" (2021): √2 inside, 0.01 for the
     policy, 1 for the value.
     """
-    inputs = sum(part.num_inputs for part in parts) or math.prod(observation_shape)
-    inputs *= frame_stack
+    inputs = frame_stack * num_inputs(observation_shape, parts)
 
     def torso(prefix: str) -> Torso:
         return _dense_layers(prefix, (), OBSERVATION, inputs, hidden_sizes, activation)
@@ -233,7 +295,7 @@ def with_normalized_inputs(spec: NetworkSpec) -> NetworkSpec:
     for layer in spec.layers:
         source = NORMALIZED if layer.source == OBSERVATION else layer.source
         layers.append(msgspec.structs.replace(layer, source=source))
-    return dataclasses.replace(spec, layers=tuple(layers))
+    return msgspec.structs.replace(spec, layers=tuple(layers))
 
 
 class Filters(NamedTuple):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rollout.learners.network import NORMALIZED
+from rollout.learners.network import NORMALIZED, NetworkSpec
 from rollout.learners.settings import AlgorithmSettings
 from rollout.learners.torch_network import TorchNetwork
 from rollout.learners.unroll import Batch
@@ -82,7 +82,7 @@ class Normalization:
     def __init__(self, network: TorchNetwork, settings: AlgorithmSettings) -> None:
         self._network = network
         self._moments: dict[str, Moments] = {}  # of what is normalized
-        if network.spec.is_normalized:
+        if isinstance(network.spec, NetworkSpec) and network.spec.is_normalized:
             self._moments["observation"] = Moments.none(network.spec.frame_inputs)
         if settings.normalize_rewards:
             self._moments["return"] = Moments.none(1)
@@ -112,6 +112,7 @@ class Normalization:
         if "observation" not in self._moments:
             return
         spec = self._network.spec
+        assert isinstance(spec, NetworkSpec)
         moments = self._moments["observation"]
         rows = torch.from_numpy(_steps(batch, batch.observation[:-1]))
         for piece in rows.split(max(1, MOST_NUMBERS // spec.frame_inputs)):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from rollout.learners.network import GaussianHead, NetworkSpec
+from rollout.learners.network import GaussianHead, Network
 from rollout.learners.torch_network import TorchNetwork, allocate
 from rollout.learners.unroll import Batch, Unroll, UnrollSchema
 
@@ -68,9 +68,7 @@ def make_synthetic_batch(
     return batch
 
 
-def _random_action(
-    spec: NetworkSpec, rows: tuple[int, int], random: np.random.Generator
-) -> np.ndarray:
+def _random_action(spec: Network, rows: tuple[int, int], random: np.random.Generator) -> np.ndarray:
     head = spec.head
     if isinstance(head, GaussianHead):
         return random.standard_normal((*rows, head.size), np.float32)

@@ -27,7 +27,7 @@ from rollout.learners.distributions import (
 )
 from rollout.learners.frames import Frames
 from rollout.learners.layers import Activation, Conv, Dense, Gru, Lstm, Normalize
-from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, NetworkSpec
+from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, Network, NetworkSpec
 from rollout.learners.torch_conv import conv
 from rollout.learners.torch_core import run_core
 
@@ -45,7 +45,7 @@ class TorchNetwork:
     """
 
     def __init__(
-        self, spec: NetworkSpec, parameters: np.ndarray, device: str | torch.device = "cpu"
+        self, spec: Network, parameters: np.ndarray, device: str | torch.device = "cpu"
     ) -> None:
         """parameters: float32 [P], copied."""
         self.spec = spec
@@ -61,7 +61,7 @@ class TorchNetwork:
         self.load(parameters)
 
     def __repr__(self) -> str:
-        return f"TorchNetwork({self.spec.num_parameters} parameters on {self.device})"
+        return f"{type(self).__name__}({self.spec.num_parameters} parameters on {self.device})"
 
     def __call__(
         self,
@@ -122,9 +122,8 @@ class TorchNetwork:
         observation, core_state, is_first, frames: as in algorithm.Inputs.
         """
         spec = self.spec
-        if tuple(observation.shape[1:]) != spec.observation_shape:
-            wanted = ", ".join(("rows", *map(str, spec.observation_shape)))
-            raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
+        assert isinstance(spec, NetworkSpec)
+        self._check_shape(observation)
         if spec.frame_stack > 1:
             if frames is None:
                 raise ValueError(
@@ -164,6 +163,7 @@ class TorchNetwork:
         """The core state of each layer that has one."""
         if core_state is None:
             return {}
+        assert isinstance(self.spec, NetworkSpec)
         sizes = [layer.core_size for layer in self.spec.layers]
         pieces = core_state.split(sizes, dim=1)
         return {layer.name: piece for layer, piece in zip(self.spec.layers, pieces, strict=True)}
@@ -174,6 +174,7 @@ class TorchNetwork:
         observation: [R, *obs_shape], or [R, k, *obs_shape] of a network that stacks k frames.
         """
         spec = self.spec
+        assert isinstance(spec, NetworkSpec)
         frames = self.frame_inputs(observation.reshape(-1, *spec.observation_shape))
         runs = spec.frame_inputs // spec.frame_run
         frames = frames.reshape(-1, spec.frame_stack, runs, spec.frame_run)
@@ -192,6 +193,11 @@ class TorchNetwork:
             numbers = numbers.clone(memory_format=torch.contiguous_format).view(dtype)
             pieces.append(one_hot(numbers, part.categories) if part.categories else numbers)
         return torch.cat([piece.to(torch.float32) for piece in pieces], dim=1)
+
+    def _check_shape(self, observation: torch.Tensor) -> None:
+        if tuple(observation.shape[1:]) != self.spec.observation_shape:
+            wanted = ", ".join(("rows", *map(str, self.spec.observation_shape)))
+            raise ValueError(f"observation {list(observation.shape)}, expected [{wanted}]")
 
     def load(self, parameters: np.ndarray) -> None:
         """Copy float32 [P] into the parameters."""

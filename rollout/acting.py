@@ -19,6 +19,7 @@ from rollout.learners.network import (
     CategoricalHead,
     GaussianHead,
     Head,
+    Network,
     NetworkSpec,
 )
 from rollout.learners.unroll import Unroll, UnrollSchema
@@ -39,7 +40,6 @@ class Workspace:
         self.packed = np.zeros(num_packed(network), np.float32)
         self.scratch = np.zeros(num_scratch(network), np.float32)
         self.noise = np.zeros(block_size(network) * action_size(network.head), np.float32)
-        # one action, for one step
         self.env_action = np.zeros(action_size(network.head), action_dtype(network.head))
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
@@ -104,12 +104,11 @@ class UnrollBuffer:
 class EnvsWithPolicy(Generic[E]):
     """N environments, and the memory of the policy that acts in them."""
 
-    def __init__(self, envs: E, network: NetworkSpec, schema: UnrollSchema) -> None:
+    def __init__(self, envs: E, network: Network, schema: UnrollSchema) -> None:
         self.envs = envs
         self.buffer = UnrollBuffer(schema, envs.num_envs)
         self.memory = PolicyMemory.at_start(schema, envs.num_envs)
         self._num_parameters = network.num_parameters
-        self._workspace = Workspace(network)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.envs!r})"
@@ -150,13 +149,15 @@ class UnrollActor(EnvsWithPolicy[Envs]):
     def __init__(
         self,
         envs: Envs,
-        network: NetworkSpec,
+        network: Network,
         schema: UnrollSchema,
         position: np.ndarray | None = None,
     ) -> None:
         """position: int64 [1], where the kernel says which environment it is at."""
         super().__init__(envs, network, schema)
         self.position = np.zeros(1, np.int64) if position is None else position
+        assert isinstance(network, NetworkSpec)
+        self._workspace = Workspace(network)
         self._act_unroll = load_acting_kernels(envs.env, network, schema, envs.jit).act_unroll
 
     def act(self, weights: np.ndarray, greedy: bool = False) -> memoryview:
@@ -203,14 +204,7 @@ def _load_acting_kernels(
     env: type[CompiledEnv], network: NetworkSpec, schema: UnrollSchema, jit: bool
 ) -> Any:
     check_network(env, network, schema)
-    env_kernels = load_env_kernels(env, jit)
-    bindings = env_bindings(env, jit) | {
-        "step_one": env_kernels.step_one,
-        "observe_one": env_kernels.observe_one,
-        "next_episode": env_kernels.next_episode,
-        "mask_one": env_kernels.mask_one,
-    }
-
+    bindings = one_env_bindings(env, jit)
     workspace, buffer = Workspace(network), UnrollBuffer(schema, 2)
     weights = read_only(np.zeros(network.num_parameters, np.float32))
     examples = {
@@ -229,6 +223,13 @@ def _load_acting_kernels(
     )
 
 
+def one_env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
+    """What a kernel needs that steps one environment after the other itself."""
+    env_kernels = load_env_kernels(env, jit)
+    names = ("step_one", "observe_one", "next_episode", "mask_one")
+    return env_bindings(env, jit) | {name: getattr(env_kernels, name) for name in names}
+
+
 def load_with_policy(
     template: Path,
     env: AnyEnv,
@@ -239,7 +240,7 @@ def load_with_policy(
     jit: bool = True,
 ) -> Any:
     """A template's functions behind those of the policy and its head, and of evaluate_kernel.py."""
-    head, head_bindings = _head(env, network.head)
+    head, head_bindings = head_kernel(env, network.head)
     workspace, shown = Workspace(network), observation_layout(env.observation_space)
     evaluate = (
         read_only(np.zeros(network.num_parameters, np.float32)),
@@ -260,7 +261,7 @@ def load_with_policy(
     )
 
 
-def check_network(env: AnyEnv, network: NetworkSpec, schema: UnrollSchema) -> None:
+def check_network(env: AnyEnv, network: Network, schema: UnrollSchema) -> None:
     """Raises EnvError where a network does not fit an environment."""
     if network.observation_shape != schema.observation_shape:
         raise EnvError(
@@ -297,7 +298,7 @@ def action_dtype(head: Head) -> type[np.float32] | type[np.int32]:
     return np.float32 if isinstance(head, GaussianHead) else np.int32
 
 
-def _head(env: AnyEnv, head: Head) -> tuple[Path, dict[str, Any]]:
+def head_kernel(env: AnyEnv, head: Head) -> tuple[Path, dict[str, Any]]:
     """The template that chooses actions, and what it needs to know."""
     layout = action_layout(env.action_space)
     both = {"ACTION_STREAM": philox.ACTION, "ACTION_SIZE": action_size(head)}

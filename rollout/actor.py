@@ -4,17 +4,17 @@ Or until its memory has grown too far: then it ends by itself, and its next life
 """
 
 import itertools
+from typing import Any
 
 import numpy as np
 
 from rollout import control
-from rollout.acting import UnrollActor
 from rollout.actor_memory import MemoryWatch
 from rollout.envs.philox import CLOCK
 from rollout.envs.registry import AnyEnv
 from rollout.finite_check import check_finite
 from rollout.host_memory import HostPage, Slot, WeightsFiles
-from rollout.make_actor import make_actor
+from rollout.make_actor import Actor, make_actor
 from rollout.outbox import Assignment, Outbox, Stopwatch
 from rollout.plan import HostPlan
 from rollout.stepping_actor import SteppingActor
@@ -31,8 +31,12 @@ def run_actor(
     actor: int,
     slot: int,
     incarnation: int,
+    given_network: Any = None,
 ) -> control.ActorOutgrew:
-    """Act one share after the other; a share ends when the environments are cut anew."""
+    """Act one share after the other; a share ends when the environments are cut anew.
+
+    given_network: see make_actor.
+    """
     np.random.seed()  # else every actor forked, and each of its lives, draws the template's numbers
     memory = MemoryWatch(plan.max_actor_memory)
     mine = Slot(page, slot)
@@ -40,7 +44,7 @@ def run_actor(
     try:
         while True:
             share = outbox.wait_assignment(mine.produced)
-            outgrew = act_share(plan, env, page, files, mine, outbox, share, memory)
+            outgrew = act_share(plan, env, page, files, mine, outbox, share, memory, given_network)
             if outgrew is not None:
                 return outgrew
     finally:
@@ -56,12 +60,14 @@ def act_share(
     outbox: Outbox,
     share: Assignment,
     memory: MemoryWatch,
+    given_network: Any,
 ) -> control.ActorOutgrew | None:
     """Act unroll after unroll of one share, each with the weights that the run's mode wants.
 
     Waiting for credit or weights blocks in the kernel. The environments go on from the states that
     came with the share; an unroll is one compiled call (acting_kernel.act_unroll), or one a step
-    where Python steps them (SteppingActor). Returns what there is to say if this life is to end.
+    where Python steps them (SteppingActor) or torch chooses (ModuleActor). Returns what there is to
+    say if this life is to end.
     """
     acting = make_actor(
         env,
@@ -69,6 +75,7 @@ def act_share(
         plan.seed,
         plan.network,
         plan.schema,
+        given_network=given_network,
         params=plan.env_source.params,
         begin=False,
         position=slot.position,
@@ -106,7 +113,7 @@ def act_share(
             return outgrew
 
 
-def _close(acting: UnrollActor | SteppingActor, page: HostPage, slot: Slot) -> None:
+def _close(acting: Actor, page: HostPage, slot: Slot) -> None:
     """Let go of the environments, which may hang as in a step."""
     slot.begin(page.version)
     acting.envs.close()

@@ -11,25 +11,23 @@ import numpy as np
 from rollout.envs.errors import raised_at
 from rollout.errors import AlgorithmError
 from rollout.experiment import Experiment
-from rollout.learners.initialization import initial_parameters
-from rollout.learners.network import CategoricalHead, NetworkSpec
+from rollout.learners.network import CategoricalHead, Network
 from rollout.learners.unroll import Batch, Unroll, UnrollSchema
+from rollout.learning import make_torch_network
 
 NUM_ENVS, TRUNCATED = 4, (1, 2)  # of them, and where, (t, environment), one is cut off
 MOST_STEPS = 16
 
 
-def try_out(experiment: Experiment, network: NetworkSpec, schema: UnrollSchema) -> list[str]:
+def try_out(experiment: Experiment, network: Network, schema: UnrollSchema) -> list[str]:
     """Update once, with a network of its own; warnings. Leaves no trace but imported modules.
 
     Raises AlgorithmError for what raises, and for what returns no metrics.
     """
     import torch
 
-    from rollout.learners.torch_network import TorchNetwork
-
     name = experiment.algorithm.kind
-    torch_network = TorchNetwork(network, initial_parameters(network, experiment.seed))
+    torch_network = make_torch_network(experiment, network)
     batch = make_trial_batch(network, schema)
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
@@ -76,7 +74,7 @@ def metrics_problems(metrics: Any) -> Iterator[str]:
             yield f"returned {key!r} as an object of type {type(value).__name__}; {wanted}"
 
 
-def make_trial_batch(network: NetworkSpec, schema: UnrollSchema) -> Batch:
+def make_trial_batch(network: Network, schema: UnrollSchema) -> Batch:
     """A batch in the form of a run's: observations of 0, random rewards, ends of either kind."""
     T, N = min(schema.unroll_length, MOST_STEPS), NUM_ENVS
     schema = replace(schema, unroll_length=T)

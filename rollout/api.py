@@ -18,7 +18,10 @@ from rollout.errors import OperatorError, require_linux
 from rollout.events import Event, Interrupted
 from rollout.experiment import Experiment, ExperimentSource, as_experiment
 from rollout.learner import Clock, stop_reason
+from rollout.learners.network import ModuleSpec
 from rollout.learning import check_device
+from rollout.module_trial import warnings_of
+from rollout.modules import cost_in_words
 from rollout.order_log import cut_to
 from rollout.plan import HostPlan
 from rollout.progress import Callback, Progress, View, Views
@@ -37,7 +40,7 @@ class Result:
     """A run that has ended.
 
     interrupted_by: the signal that ended it, or None. was_finished: there was nothing to resume.
-    env: as it was given to `train`.
+    env, network: as they were given to `train`.
     """
 
     summary: Summary
@@ -45,13 +48,14 @@ class Result:
     interrupted_by: int | None = None
     was_finished: bool = False
     env: Any = None
+    network: Any = None
 
     @property
     def policy(self) -> "Policy":
         """The trained policy; acts without a fleet."""
         from rollout.policy import load_policy
 
-        return load_policy(self.run_dir, env=self.env)
+        return load_policy(self.run_dir, env=self.env, network=self.network)
 
 
 def train(
@@ -60,6 +64,7 @@ def train(
     *,
     env: Any = None,
     algorithm: Any = None,
+    network: Any = None,
     callbacks: Iterable[View | Callable[[Progress], bool | str | None]] = (),
     run_dir: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -72,17 +77,18 @@ def train(
     env: the environment itself, in place of `env.id`: a class, or a function that makes one, from
     wherever; see README. algorithm: the class of an algorithm, a subclass of
     rollout.learners.Algorithm, in place of `algorithm.kind`; the other keys of its table are its
-    settings. callbacks: functions that are called with Progress after each update, or objects of
+    settings. network: the class of a torch.nn.Module, in place of `network.kind`; see README.
+    callbacks: functions that are called with Progress after each update, or objects of
     classes derived from rollout.Callback; one that returns True or a reason ends the run, saved;
     one that raises ends it too, saved, and raises here. run_dir: a new or empty directory; by
     default runs/NAME-TIME. resume: a run to go on with instead, from its newest good checkpoint;
     its own experiment, with overrides. started: when the run's seconds begin to count, by
     time.monotonic(); by default now.
 
-    Raises ConfigError, EnvError, AlgorithmError or OperatorError for what is wrong with the input,
-    and leaves no new run directory then; RunFailed when a run that had started dies. Nothing is
-    left running. In this process torch then has `learner.num_threads` threads, malloc keeps freed
-    memory, and the limit on open files is raised.
+    Raises ConfigError, EnvError, AlgorithmError, NetworkError or OperatorError for what is wrong
+    with the input, and leaves no new run directory then; RunFailed when a run that had started
+    dies. Nothing is left running. In this process torch then has `learner.num_threads` threads,
+    malloc keeps freed memory, and the limit on open files is raised.
     """
     began = time.monotonic() if started is None else started
     require_linux()
@@ -93,22 +99,27 @@ def train(
     with contextlib.ExitStack() as closing:
         closing.enter_context(_signals_to(events, view))
         if resume is not None:
-            directory = closing.enter_context(RunDirectory.open_to_resume(resume, env))
+            directory = closing.enter_context(RunDirectory.open_to_resume(resume, env, network))
             resumption = plan_resume(directory, overrides, algorithm)
             summary = _finished(directory, resumption)
             if summary is not None:
-                return Result(summary, directory.path, was_finished=True, env=env)
+                return Result(summary, directory.path, was_finished=True, env=env, network=network)
             experiment = resumption.experiment
         else:
             assert experiment is not None
-            experiment = as_experiment(experiment, overrides, env=env, algorithm=algorithm)
+            experiment = as_experiment(
+                experiment, overrides, env=env, algorithm=algorithm, network=network
+            )
             directory = resumption = None
         check_device(experiment.learner.device)
-        given = experiment.env.pickled()
+        given = experiment.env.pickled(), experiment.pickled_network()
         plan = closing.enter_context(_planned(experiment))  # refuses before there is a directory
         if ":" in experiment.algorithm.kind:
             for warning in try_out(experiment, plan.network, plan.schema):
                 view.notice(warning)
+        if isinstance(plan.network, ModuleSpec):
+            for text in [*warnings_of(experiment, plan.network), cost_in_words(plan.network.kind)]:
+                view.notice(text)
         if directory is None:
             directory = closing.enter_context(_new_directory(experiment, run_dir))
         elif resumption is not None:
@@ -117,7 +128,8 @@ def train(
         run = Run(directory, plan, given, resumption, view, Clock(began), events)
         summary, interrupted_by = run.train()
     view.finish(summary, directory)
-    return Result(summary, directory.path, interrupted_by, env=experiment.env.given)
+    env, network = directory.given
+    return Result(summary, directory.path, interrupted_by, env=env, network=network)
 
 
 @contextlib.contextmanager

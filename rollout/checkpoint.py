@@ -28,7 +28,7 @@ import safetensors.numpy
 
 from rollout.errors import ConfigError, OperatorError, RunFailed
 from rollout.experiment import Experiment, as_experiment
-from rollout.learners.network import NetworkSpec
+from rollout.learners.network import Network
 from rollout.run_directory import RunDirectory, sync_directory, write_synced
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,18 @@ class DamagedCheckpoint(OperatorError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, read and verified. env: its environment, if that was given as an object."""
+    """A checkpoint, read and verified.
+
+    env, network: its environment, and the class of its network's module, where they were given as
+    objects.
+    """
 
     path: Path
     update: int
     arrays: Mapping[str, np.ndarray]
     state: Mapping[str, Any]
     env: Any = None
+    network: Any = None
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self.arrays)} arrays)"
@@ -84,7 +89,9 @@ class Checkpoint:
 
     def _experiment(self, **options: Any) -> Experiment:
         try:
-            return as_experiment(self.state["experiment"], env=self.env, **options)
+            return as_experiment(
+                self.state["experiment"], env=self.env, network=self.network, **options
+            )
         except ConfigError as error:
             problems = "; ".join(error.problems)
             raise OperatorError(
@@ -177,7 +184,7 @@ def load_newest(run: RunDirectory) -> Checkpoint:
     damaged: list[DamagedCheckpoint] = []
     for path in reversed(list_checkpoints(run.checkpoints)):
         try:
-            found = load_checkpoint(path, run.experiment.env.given)
+            found = load_checkpoint(path, *run.given)
         except DamagedCheckpoint as error:
             damaged.append(error)
             continue
@@ -203,14 +210,14 @@ def open_checkpoint(run: RunDirectory, name: str | os.PathLike[str] | None) -> C
     """
     if name is None:
         return load_newest(run)
-    return load_checkpoint(find_checkpoint(run, name), run.experiment.env.given)
+    return load_checkpoint(find_checkpoint(run, name), *run.given)
 
 
-def load_checkpoint(path: Path, env: Any = None) -> Checkpoint:
+def load_checkpoint(path: Path, env: Any = None, network: Any = None) -> Checkpoint:
     """Read and verify a checkpoint.
 
-    env: see Checkpoint. Raises DamagedCheckpoint if a file is missing, truncated or altered, or of
-    another format.
+    env, network: see Checkpoint. Raises DamagedCheckpoint if a file is missing, truncated or
+    altered, or of another format.
     """
     manifest = _object(path / MANIFEST, _read(path / MANIFEST))
     if manifest.get("format") != FORMAT:
@@ -234,15 +241,15 @@ def load_checkpoint(path: Path, env: Any = None) -> Checkpoint:
     state = _object(path / STATE, content[STATE])
     if not isinstance(state.get("experiment"), dict):
         raise _damaged(path / STATE, "does not say which experiment it belongs to")
-    return Checkpoint(path, update, _arrays(path / ARRAYS, content[ARRAYS]), state, env)
+    return Checkpoint(path, update, _arrays(path / ARRAYS, content[ARRAYS]), state, env, network)
 
 
-def named_parameters(spec: NetworkSpec, flat: np.ndarray) -> dict[str, np.ndarray]:
+def named_parameters(spec: Network, flat: np.ndarray) -> dict[str, np.ndarray]:
     """A flat vector of parameters as the arrays of a checkpoint; views."""
     return {PARAMETERS + p.name: p.view(flat) for p in spec.parameters}
 
 
-def policy_parameters(checkpoint: Checkpoint, spec: NetworkSpec) -> np.ndarray:
+def policy_parameters(checkpoint: Checkpoint, spec: Network) -> np.ndarray:
     """The policy's flat vector, float32 [P]. Raises OperatorError if the network differs."""
     flat = np.empty(spec.num_parameters, np.float32)
     file = checkpoint.path / ARRAYS
@@ -252,9 +259,16 @@ def policy_parameters(checkpoint: Checkpoint, spec: NetworkSpec) -> np.ndarray:
         if array is None or array.shape != parameter.shape or array.dtype != np.float32:
             raise OperatorError(
                 f"{file}: {PARAMETERS}{parameter.name} is {found}, the experiment's network has "
-                f"float32 {list(parameter.shape)}; has the environment changed since?"
+                f"float32 {list(parameter.shape)}; has the environment, or the network, changed "
+                "since?"
             )
         parameter.view(flat)[...] = array
+    names = {PARAMETERS + parameter.name for parameter in spec.parameters}
+    for name in checkpoint.arrays:
+        if name.startswith(PARAMETERS) and name not in names:
+            raise OperatorError(
+                f"{file}: the experiment's network has no {name}; has it changed since?"
+            )
     return flat
 
 

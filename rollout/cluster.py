@@ -46,7 +46,7 @@ def make_plan(experiment: Experiment) -> HostPlan:
                 f"of {experiment.env.id}; each is an environment"
             )
         try_out(env, experiment.seed)
-    network = make_network(experiment.network, env)
+    network = make_network(experiment.network, env, experiment.seed)
     fleet = experiment.fleet
     run = secrets.token_bytes(16)
     _check_open_files(fleet.num_actors)
@@ -79,10 +79,10 @@ def make_plan(experiment: Experiment) -> HostPlan:
 class Cluster:
     """A run's sockets and the host agent of this machine, from its start until `close`."""
 
-    def __init__(self, plan: HostPlan, log: Path, env: bytes = b"") -> None:
-        """log: where agent, template and actors write what goes wrong. env: see HostStart."""
+    def __init__(self, plan: HostPlan, log: Path, env: bytes = b"", network: bytes = b"") -> None:
+        """log: where agent, template and actors write what goes wrong. Others: see HostStart."""
         self.plan = plan
-        self._env = env
+        self._given = env, network
         self._log = log
         self._context = zmq.Context()
         self._hold = run_places.hold(Path(plan.socket_directory))
@@ -170,7 +170,7 @@ class Cluster:
             )
         assert agent.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended already, which is noticed
-            write_record(agent.stdin.fileno(), HostStart(plan, self._env))
+            write_record(agent.stdin.fileno(), HostStart(plan, *self._given))
         return agent
 
 

@@ -35,6 +35,10 @@ class AlgorithmError(RolloutError):
     """The author of an algorithm can act: it cannot be found, or is none."""
 
 
+class NetworkError(RolloutError):
+    """The author of a network's module can act: it cannot be found, made or executed."""
+
+
 class RunFailed(RolloutError):
     """A run that had started died."""
 

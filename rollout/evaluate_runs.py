@@ -82,14 +82,16 @@ def evaluate(
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     env: Any = None,
+    network: Any = None,
     tell: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Play the policies of runs, each twice: with the likeliest actions, and with sampled ones.
 
     runs: a run's directory, a folder of runs, or several of either. episodes: of each run, and
     each kind; none is one of training's. seed: which evaluation; another number plays other
-    episodes. checkpoint: see load_policy; of several runs a name, a number, or `best`. env: what
-    was given to `train` as `env`. tell: is called with what is being done, now and then.
+    episodes. checkpoint: see load_policy; of several runs a name, a number, or `best`. env,
+    network: what was given to `train` as `env` and as `network`. tell: is called with what is being
+    done, now and then.
 
     Raises OperatorError, ConfigError or EnvError before anything is played if one of the runs
     cannot be had, and EnvError if an episode does not end.
@@ -99,20 +101,21 @@ def evaluate(
     places = [runs] if isinstance(runs, str | os.PathLike) else [*runs]
     if not places:
         raise ValueError("no runs to evaluate")
-    return play_runs(open_runs(places, checkpoint, env), episodes, seed, tell)
+    return play_runs(open_runs(places, checkpoint, env, network), episodes, seed, tell)
 
 
 def open_runs(
     places: Iterable[str | os.PathLike[str]],
     checkpoint: str | os.PathLike[str] | None = None,
     env: Any = None,
+    network: Any = None,
 ) -> list[OpenRun]:
     """The runs at these places, as `evaluate` takes them. Raises for all that cannot be had."""
     paths = find_runs(Path(place) for place in places)
     opened, problems = [], []
     for path in paths:
         try:
-            run = RunDirectory.open(path, env)
+            run = RunDirectory.open(path, env, network)
             loaded = open_checkpoint(run, checkpoint)
             if len(paths) > 1 and loaded.path.parent.resolve() != run.checkpoints.resolve():
                 raise OperatorError(

@@ -129,6 +129,7 @@ def make_player(
         seed,
         policy.network,
         policy.schema_of(length),
+        given_network=experiment.given_network,
         params=experiment.env.params,
         first_env=first_env,
         pictures=pictures,

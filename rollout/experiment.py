@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import (
@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from rollout.env_source import OBJECT, EnvSource, VectorizationMode, object_id
-from rollout.errors import AlgorithmError, ConfigError
+from rollout.errors import AlgorithmError, ConfigError, NetworkError
 from rollout.experiment_errors import Key, Wanted, problems_of, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers, Source, mapping_layers, read_file_layers
 from rollout.experiment_rules import (
@@ -327,6 +327,31 @@ class ConvSettings(Settings):
     )
 
 
+class ModuleSettings(Settings):
+    """A torch.nn.Module of your own for policy and value, which torch executes in actors, too."""
+
+    core: ClassVar[None] = None  # no recurrent layer
+    frame_stack: ClassVar[int] = 1
+
+    kind: str = Field(
+        pattern=":", description="package.module:Class of a torch.nn.Module of your own"
+    )
+    params: dict[str, bool | int | float | str | list[Any] | dict[str, Any]] = Field(
+        default_factory=dict, description="keyword arguments of its constructor"
+    )
+    gaussian: GaussianSettings | None = Field(
+        default=None,
+        description="how quantities (a Box of actions) are drawn; left out, by its defaults",
+    )
+
+    _given: Any = PrivateAttr(None)
+
+    @property
+    def given(self) -> Any:
+        """The class itself, if it was given as an object; no file holds it."""
+        return self._given
+
+
 class StopSettings(Settings):
     """When a run ends: at the first condition that holds, checked after each update."""
 
@@ -353,8 +378,8 @@ class CheckpointSettings(Settings):
     )
 
 
-NetworkSettings = MlpSettings | ConvSettings
-NETWORK_KINDS = Kinds({"mlp": MlpSettings, "conv": ConvSettings})
+NetworkSettings = MlpSettings | ConvSettings | ModuleSettings
+NETWORK_KINDS = Kinds({"mlp": MlpSettings, "conv": ConvSettings}, ModuleSettings)
 ALGORITHM_KINDS = Kinds({"ppo": PpoSettings, "impala": ImpalaSettings}, UnreadAlgorithm)
 
 
@@ -393,6 +418,25 @@ class Experiment(Settings):
     def given_algorithm(self) -> Any:
         """The class of the algorithm, if it was given as an object; no file holds it."""
         return self._given_algorithm
+
+    @property
+    def given_network(self) -> Any:
+        """The class of the network's module, if it was given as an object; no file holds it."""
+        return self.network.given if isinstance(self.network, ModuleSettings) else None
+
+    def pickled_network(self) -> bytes:
+        """That class, for other processes; else nothing. Raises NetworkError."""
+        if self.given_network is None:
+            return b""
+        from rollout.envs.pickling import pickled
+
+        try:
+            return pickled(self.given_network)
+        except Exception as error:  # of whatever it uses
+            raise NetworkError(
+                f"network {self.network.kind!r} cannot be sent to the processes that act: "
+                f"{type(error).__name__}: {error}; make what it uses in its constructor"
+            ) from error
 
     def find_algorithm(self) -> "type[Algorithm]":
         """The class of the algorithm. Imports torch. Raises AlgorithmError."""
@@ -490,13 +534,15 @@ def resolve(
     *,
     env: Any = None,
     algorithm: Any = None,
+    network: Any = None,
     reads_algorithm: bool = True,
 ) -> Resolved:
     """The experiment of a TOML file, of nested tables, or given as it is; and its values' sources.
 
     env: the environment itself, in place of `env.id`. algorithm: the algorithm's class itself, in
-    place of `algorithm.kind`. reads_algorithm=False: for who does not learn, leave the table of an
-    algorithm of somebody's own as it is; else its module is imported. Raises ConfigError.
+    place of `algorithm.kind`; network: a module's, in place of `network.kind`.
+    reads_algorithm=False: for who does not learn, leave the table of an algorithm of somebody's own
+    as it is; else its module is imported. Raises ConfigError.
     """
     layers = _layers(source)
     for text in [overrides] if isinstance(overrides, str) else overrides:
@@ -504,8 +550,14 @@ def resolve(
     if isinstance(source, Experiment):
         env = source.env.given if env is None else env
         algorithm = source.given_algorithm if algorithm is None else algorithm
+        network = source.given_network if network is None else network
     wrong_from_start: set[KeyPath] = set()
-    for path, given in ((("env", "id"), env), (("algorithm", "kind"), algorithm)):
+    objects = (
+        (("env", "id"), env),
+        (("algorithm", "kind"), algorithm),
+        (("network", "kind"), network),
+    )
+    for path, given in objects:
         if given is not None and not _put_given(layers, path, object_id(given)):
             wrong_from_start.add(path)
     own, cause = {}, None
@@ -518,6 +570,8 @@ def resolve(
     experiment, wrong, problems = _validate(layers, own)
     experiment.env._given = env
     experiment._given_algorithm = algorithm
+    if isinstance(experiment.network, ModuleSettings):
+        experiment.network._given = network
     wrong |= wrong_from_start
     problems = [*layers.problems, *problems, *broken_rules(experiment, wrong, layers)]
     if ("env", "id") not in wrong and ("env",) not in wrong:
@@ -586,7 +640,7 @@ def _put_num_actors(layers: Layers) -> None:
 def _put_given(layers: Layers, path: KeyPath, name: str) -> bool:
     """Put the name of what is given as an object; whether there is no other one.
 
-    path: `env.id` or `algorithm.kind`.
+    path: `env.id`, `algorithm.kind` or `network.kind`.
     """
     table, short = path[0], name.removeprefix(OBJECT)
     layers.put_missing(path, name, Source(f"{table}={short}", "the object given"))
@@ -600,7 +654,7 @@ def _put_given(layers: Layers, path: KeyPath, name: str) -> bool:
         move = f"give the one it was, {table}={meant}"
         layers.problems.append(f"{what}is not {table}={short}; {move}")
     else:
-        kind = "environments" if table == "env" else "algorithms"
+        kind = {"env": "environments"}.get(table, f"{table}s")
         layers.problems.append(f"{what}and {table}={short} are two {kind}; leave one out")
     return False
 
@@ -670,7 +724,7 @@ def _with_env_params(
     except EnvError as error:
         return experiment, [f"{label}: {error}"], error
     params, problems = resolve_params(env, experiment.env.params, layers)
-    problems += network_problems(experiment.network, env, layers)
+    problems += network_problems(experiment, env, layers)
     settings = experiment.env.model_copy(update={"params": params})
     return experiment.model_copy(update={"env": settings}), problems, None
 

@@ -182,7 +182,7 @@ def _wrong(
     path: KeyPath, value: Any, key: Key | None, label: str, kinds: Kinds | None = None
 ) -> str:
     """kinds: those that the table has, if the key chooses between them."""
-    # Only env.params has names of its own; the environment's params say more about each later.
+    # Only params have names of their own; who takes them says more about each later.
     wanted = key.wanted() if key else "a number, or true or false"
     if kinds is not None:
         wanted = kinds.in_words
@@ -203,7 +203,8 @@ def _next_move(path: KeyPath, value: Any, key: Key | None, kinds: Kinds | None) 
         if not choices and _is_quoted_number(value):
             return f"write it without quotes, {show_key(path[-1:])} = {value}"
     if key is None:
-        return "leave it out for the environment's own default"
+        whose = "environment" if path[0] == "env" else "network"
+        return f"leave it out for the {whose}'s own default"
     if key.table:
         return f"write [{dotted}] and its keys below it"
     if isinstance(value, date | time) and not _choices(key):

@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rollout.errors import NetworkError
 from rollout.experiment_errors import found, nearest, show_key, show_value
 from rollout.experiment_file import KeyPath, Layers
 from rollout.learners.settings import UnreadAlgorithm
 
 if TYPE_CHECKING:
     from rollout.envs.registry import AnyEnv
-    from rollout.experiment import Experiment, NetworkSettings
+    from rollout.experiment import Experiment
 
 # Longer unrolls only delay the next update; this also keeps every index within 32 bits.
 MAX_UNROLL_LENGTH = 2**16 - 1
@@ -179,10 +180,12 @@ RULES = (
 )
 
 
-def network_problems(network: NetworkSettings, env: AnyEnv, layers: Layers) -> Iterator[str]:
-    """Messages if the network cannot choose the environment's actions, or read what it shows."""
+def network_problems(experiment: Experiment, env: AnyEnv, layers: Layers) -> Iterator[str]:
+    """Messages if the network cannot choose the environment's actions, read what it shows, or is
+    none."""
     from rollout.shapes import head_of, make_network  # with Gymnasium behind it: slow to import
 
+    network = experiment.network
     try:
         head_of(env, network.gaussian)
     except ValueError as error:
@@ -191,8 +194,8 @@ def network_problems(network: NetworkSettings, env: AnyEnv, layers: Layers) -> I
         yield f"{layers.source_of(squash if squash in layers.sources else table).label}: {error}"
         network = network.model_copy(update={"gaussian": None})
     try:
-        make_network(network, env)
-    except ValueError as error:
+        make_network(network, env, experiment.seed)
+    except (ValueError, NetworkError) as error:
         yield f"{layers.source_of(('network', 'kind')).label}: {error}"
 
 

@@ -24,6 +24,8 @@ from rollout.envs.registry import AnyEnv, find_any_env
 from rollout.errors import OperatorError
 from rollout.failures import Ending, Failure
 from rollout.finite_check import NotFinite, check_finite
+from rollout.learners.network import ModuleSpec
+from rollout.modules import construct_as
 from rollout.shapes import make_schema
 
 # Files between us and an author's function, and those that it calls of ours.
@@ -33,6 +35,8 @@ _AROUND = (
     "batch.py",
     "batch_kernel.py",
     "finite_check.py",
+    "module_actor.py",
+    "module_stepping_kernel.py",
     "foreign/foreign_envs.py",
     "foreign/looped_envs.py",
     "foreign/parallel_games.py",
@@ -117,10 +121,12 @@ def start_of(failure: Failure) -> tuple[int, int]:
 
 
 def load_code(failure: Failure, jit: bool = True) -> AnyEnv:
-    """Import and compile what the unroll needs. Raises EnvError or OperatorError."""
+    """Import and compile what the unroll needs. Raises EnvError, NetworkError or OperatorError."""
     from rollout.make_actor import load_kernels  # with Numba: slow to import
 
     env = find_failed_env(failure)
+    if isinstance(failure.network, ModuleSpec):
+        construct_as(failure.network)
     load_kernels(env, failure.network, failure.schema, jit)
     return env
 

@@ -26,7 +26,7 @@ from rollout.errors import OperatorError, RunFailed
 from rollout.experiment_rules import MAX_FRAME_STACK
 from rollout.layer_source import layer_source
 from rollout.learners.layers import Conv
-from rollout.learners.network import OBSERVATION, NetworkSpec
+from rollout.learners.network import OBSERVATION, ModuleSpec, Network
 from rollout.learners.unroll import UnrollSchema
 from rollout.run_directory import write_atomically
 
@@ -34,7 +34,7 @@ MOST_FAILURES = 3  # of an environment at the same step: then it is not by chanc
 MOST_IN_A_ROW = 9  # at any steps: even if half of all episodes fail, hardly so many in a row do
 ENOUGH_STEPS = 10_000  # a life that costs a second's restart, and learns from so many, is worth it
 
-FORMAT = 3  # raised when a reader of today could not read it
+FORMAT = 4  # raised when a reader of today could not read it
 
 MOST_REMEMBERED = 100_000  # failures that happen once each: no reason to grow for ever
 
@@ -124,7 +124,7 @@ class FailureFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     unroll_index: _Count
     t: Annotated[int, msgspec.Meta(ge=-1)]
     weights_version: _Count
-    network: NetworkSpec
+    network: Network
     schema: UnrollSchema
     ended: Ending
     error: str
@@ -212,6 +212,9 @@ def _encode(failure: Failure) -> str:
     facts["error"] = _encodable(failure.error)
     source = failure.env_source
     facts["env_source"] = msgspec.structs.replace(source, folder=_encodable(source.folder))
+    network = failure.network
+    if isinstance(network, ModuleSpec):
+        facts["network"] = msgspec.structs.replace(network, folder=_encodable(network.folder))
     return msgspec.json.encode(facts).decode()
 
 
@@ -290,7 +293,7 @@ def _is_dtype(text: str) -> bool:
     return re.fullmatch(r"[<|](b1|[iu][1248]|f[48])", text) is not None
 
 
-def _network_problems(network: NetworkSpec) -> Iterator[str]:
+def _network_problems(network: Network) -> Iterator[str]:
     """Source code is made of a network: of its names, which must be plain, and of its sizes."""
     if not network.observation_shape or min(network.observation_shape) < 1:
         yield f"observations {network.observation_shape}"
@@ -304,6 +307,11 @@ def _network_problems(network: NetworkSpec) -> Iterator[str]:
             return
     if min((network.head.num_outputs, *network.head.choices)) < 1:
         yield f"head {network.head}"
+        return
+    if isinstance(network, ModuleSpec):  # the rest is compared with what its class makes
+        sizes = (size for _, shape in network.named_shapes for size in shape)
+        if min((1, *sizes)) < 0 or not network.named_shapes:
+            yield f"parameters {network.named_shapes}"
         return
     names = Counter([OBSERVATION, *(layer.name for layer in network.layers)])
     for name, count in names.items():

@@ -16,9 +16,8 @@ from rollout.learners.network import InputPart
 from rollout.learners.unroll import Unroll
 
 if TYPE_CHECKING:  # the learner uses this file too, and compiles nothing
-    from rollout.acting import UnrollActor
     from rollout.envs.registry import AnyEnv
-    from rollout.stepping_actor import SteppingActor
+    from rollout.make_actor import Actor
 
 
 class NotFinite(EnvError):
@@ -44,7 +43,7 @@ def first_non_finite(unroll: Unroll, parts: tuple[InputPart, ...]) -> Place | No
 
 
 def check_finite(
-    actor: "UnrollActor | SteppingActor",
+    actor: "Actor",
     parts: tuple[InputPart, ...],
     weights: np.ndarray,
     position: np.ndarray,

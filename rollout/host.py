@@ -44,7 +44,7 @@ def main() -> None:
         return
     plan = start.plan
     try:
-        agent = HostAgent(plan, learner, start.env)
+        agent = HostAgent(plan, learner, start.env, start.network)
         try:
             agent.run()
         finally:
@@ -59,12 +59,18 @@ class HostAgent:
     """One host's part in a run; must be made and run by its process's main thread.
 
     It takes care of every child that its process gets from now on. learner_end: becomes readable
-    when the learner is gone. env: see HostStart.
+    when the learner is gone. env, network: see HostStart.
     """
 
-    def __init__(self, plan: HostPlan, learner_end: int | None = None, env: bytes = b"") -> None:
+    def __init__(
+        self,
+        plan: HostPlan,
+        learner_end: int | None = None,
+        env: bytes = b"",
+        network: bytes = b"",
+    ) -> None:
         self._plan = plan
-        self._env = env
+        self._given = env, network
         self._learner_end = learner_end
         self._not_ours = processes.children()
         processes.adopt_orphans()
@@ -182,7 +188,7 @@ class HostAgent:
 
     def _start_template(self) -> None:
         self._start_template_at_s = None
-        self._template = TemplateProcess(HostStart(self._plan, self._env))
+        self._template = TemplateProcess(HostStart(self._plan, *self._given))
         self._poller.register(self._template.reports, zmq.POLLIN)
         self._poller.register(self._template.end, zmq.POLLIN)
 

@@ -19,8 +19,10 @@ from typing import Self
 import msgspec
 
 from rollout import control, processes, run_places
+from rollout.env_source import OBJECT
 from rollout.errors import OperatorError
 from rollout.host import HostAgent
+from rollout.learners.network import ModuleSpec
 from rollout.plan import HostPlan
 
 BEGIN_S = 30.0  # for a run that is being started to let others join
@@ -74,6 +76,12 @@ def find_running(path: Path) -> Iterator[RunningRun]:
             raise OperatorError(
                 f"{path}: its environment, {plan.env_source.id}, was given to rollout.train as an "
                 "object, which goes to the actors of its own fleet only; in one with a name, "
+                "package.module:Name, others can join"
+            )
+        if isinstance(plan.network, ModuleSpec) and plan.network.kind.startswith(OBJECT):
+            raise OperatorError(
+                f"{path}: its network, {plan.network.kind}, was given to rollout.train as an "
+                "object, which goes to the actors of its own fleet only; with one that has a name, "
                 "package.module:Name, others can join"
             )
         yield RunningRun(path, plan, pid, end)

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from rollout.errors import OperatorError
 from rollout.experiment import Experiment
 from rollout.learners.initialization import initial_parameters
-from rollout.learners.network import NetworkSpec
+from rollout.learners.network import ModuleSpec, Network
+from rollout.modules import construct_as
 
 if TYPE_CHECKING:
+    import torch
+
     from rollout.learners.algorithm import Algorithm
     from rollout.learners.torch_network import TorchNetwork
 
@@ -29,11 +32,11 @@ def check_device(device: str) -> None:
         )
 
 
-def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algorithm, TorchNetwork]":
+def make_learning(experiment: Experiment, network: Network) -> "tuple[Algorithm, TorchNetwork]":
     """Algorithm and network at the beginning of a run. Sets this process's torch and malloc up."""
     import torch
 
-    from rollout.learners.torch_network import TorchNetwork, keep_freed_memory
+    from rollout.learners.torch_network import keep_freed_memory
 
     settings = experiment.learner
     keep_freed_memory()
@@ -44,12 +47,23 @@ def make_learning(experiment: Experiment, network: NetworkSpec) -> "tuple[Algori
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    parameters = initial_parameters(network, experiment.seed)
-    torch_network = TorchNetwork(network, parameters, device)
+    torch_network = make_torch_network(experiment, network, device)
     make_algorithm = experiment.find_algorithm()
     algorithm = make_algorithm(torch_network, experiment.algorithm, experiment.seed)
     algorithm.optimizer.max_skipped_steps = settings.max_skipped_steps
     return algorithm, torch_network
+
+
+def make_torch_network(
+    experiment: Experiment, network: Network, device: "str | torch.device" = "cpu"
+) -> "TorchNetwork":
+    """The network as it begins."""
+    from rollout.learners.module_network import ModuleNetwork
+    from rollout.learners.torch_network import TorchNetwork
+
+    if isinstance(network, ModuleSpec):
+        return ModuleNetwork(network, construct_as(network, experiment.given_network), device)
+    return TorchNetwork(network, initial_parameters(network, experiment.seed), device)
 
 
 def fraction_done(experiment: Experiment, env_steps: int) -> float:

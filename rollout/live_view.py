@@ -283,8 +283,14 @@ def next_commands(run: RunDirectory) -> Iterator[str]:
     """What may be typed about a run that ended."""
     place = shlex.quote(str(run.path))
     env_id = run.experiment.env.id
-    if run.experiment.env.given is not None:
-        yield f"policy = rollout.load_policy({str(run.path)!r}, env={env_id.partition(':')[2]})"
+    ids = {"env": env_id, "network": run.experiment.network.kind}
+    given = [
+        f", {table}={named.partition(':')[2]}"
+        for (table, named), value in zip(ids.items(), run.given, strict=True)
+        if value is not None
+    ]
+    if given:
+        yield f"policy = rollout.load_policy({str(run.path)!r}{''.join(given)})"
         yield f"rollout plot {place}"
         yield f"tensorboard --logdir {place}"
         return

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from rollout.env_source import EnvSource
-from rollout.learners.network import NetworkSpec
+from rollout.learners.network import Network
 from rollout.learners.unroll import UnrollSchema
 
 
@@ -32,7 +32,7 @@ class HostPlan(msgspec.Struct, frozen=True):
     window: int
     hang_s: float | None
     max_actor_memory: int | None
-    network: NetworkSpec
+    network: Network
     schema: UnrollSchema
 
     @property
@@ -58,12 +58,14 @@ class HostPlan(msgspec.Struct, frozen=True):
 class HostStart(msgspec.Struct, frozen=True):
     """What a host agent or a template is started with; it goes through the pipe of its parent only.
 
-    env: the environment itself, pickled, if it was given as an object. The plan does not have it:
-    that one also lies in the run's directory, where nothing may be unpickled from.
+    env: the environment itself, pickled, if it was given as an object; network: likewise the class
+    of its module. The plan does not have them: that one also lies in the run's directory, where
+    nothing may be unpickled from.
     """
 
     plan: HostPlan
     env: bytes = b""
+    network: bytes = b""
 
 
 def run_name(run: bytes) -> str:

@@ -1,9 +1,9 @@
-"""A trained policy to use anywhere: no fleet, no torch."""
+"""A trained policy to use anywhere: no fleet, and no torch but for a module of one's own."""
 
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,22 @@ from rollout.envs.layouts import action_layout, observation_layout, observation_
 from rollout.envs.philox import EVALUATION, philox, unit_float64
 from rollout.envs.registry import AnyEnv
 from rollout.experiment import Experiment
-from rollout.learners.network import LOG_STD, LOG_STD_RANGE, GaussianHead, NetworkSpec
+from rollout.learners.network import (
+    LOG_STD,
+    LOG_STD_RANGE,
+    GaussianHead,
+    ModuleSpec,
+    Network,
+    NetworkSpec,
+)
 from rollout.learners.unroll import UnrollSchema
+from rollout.modules import make_module
 from rollout.policy_memory import PolicyMemory
 from rollout.run_directory import RunDirectory
 from rollout.shapes import make_network, make_schema, quantities_for_env
+
+if TYPE_CHECKING:
+    from rollout.learners.module_network import ModuleNetwork
 
 # What draws of the stream EVALUATION are for, as the last word of their counter.
 SEED_OF_AN_EVALUATION, ACTION_OF_A_POLICY = range(2)
@@ -28,15 +39,17 @@ SEED_OF_AN_EVALUATION, ACTION_OF_A_POLICY = range(2)
 class Policy:
     """The policy of an experiment with certain parameters; `act` chooses actions.
 
-    The compiled code that actors run, so an observation gives the same logits, bit for bit.
-    Owned by one process; its first `act` loads the code (0.5 s; more where nobody has compiled it).
+    The compiled code that actors run, so an observation gives the same logits, bit for bit. Owned
+    by one process; its first `act` loads the code (0.5 s; more where nobody has compiled it). A
+    module of a user's own is executed by torch, as in actors; rows of other places in a batch may
+    differ in the last bits.
     """
 
     def __init__(self, experiment: Experiment, parameters: np.ndarray) -> None:
         """parameters: float32 [P], the flat vector of the experiment's network; copied."""
         self.experiment = experiment
         self.env: AnyEnv = experiment.env.find()
-        self.network: NetworkSpec = make_network(experiment.network, self.env)
+        self.network: Network = make_network(experiment.network, self.env, experiment.seed)
         if parameters.shape != (self.network.num_parameters,) or parameters.dtype != np.float32:
             raise ValueError(
                 f"parameters are {parameters.dtype} {list(parameters.shape)}, "
@@ -53,7 +66,7 @@ class Policy:
         Raises OperatorError if that experiment, or its network, cannot be had here.
         """
         experiment = checkpoint.experiment
-        network = make_network(experiment.network, experiment.env.find())
+        network = make_network(experiment.network, experiment.env.find(), experiment.seed)
         return cls(experiment, policy_parameters(checkpoint, network))
 
     def __repr__(self) -> str:
@@ -114,12 +127,15 @@ class Policy:
         float32 [A] and uint8 [M], or [N, A] and [N, M] for a batch.
         """
         rows, is_batch = self._rows(observation)
-        outputs = np.zeros((len(rows), self.network.head.num_outputs), np.float32)
-        value = np.zeros(len(rows), np.float32)
-        evaluate, workspace = self._compiled
         remembered = self._memory(memory, len(rows))
-        work = (workspace.packed, workspace.scratch)
-        evaluate(self.parameters, *work, rows, *remembered, outputs, value)
+        if isinstance(self.network, ModuleSpec):
+            outputs, _ = self._module.evaluate(rows, np.arange(len(rows)))
+        else:
+            outputs = np.zeros((len(rows), self.network.head.num_outputs), np.float32)
+            value = np.zeros(len(rows), np.float32)
+            evaluate, workspace = self._compiled
+            work = (workspace.packed, workspace.scratch)
+            evaluate(self.parameters, *work, rows, *remembered, outputs, value)
         if not np.isfinite(outputs).all():
             raise ValueError("an observation, or a parameter of the policy, is not finite")
         after = remembered.to_bytes()
@@ -165,8 +181,16 @@ class Policy:
         from rollout.acting import Workspace  # with Numba: slow to import
         from rollout.make_actor import load_kernels
 
+        assert isinstance(self.network, NetworkSpec)
         kernels = load_kernels(self.env, self.network, self.schema)
         return kernels.evaluate, Workspace(self.network)
+
+    @functools.cached_property
+    def _module(self) -> "ModuleNetwork":
+        assert isinstance(self.network, ModuleSpec)
+        module = make_module(self.network, self.experiment.given_network)
+        module.load(self.parameters)
+        return module
 
     def _allowed(self, logits: np.ndarray, action_mask: Any) -> np.ndarray:
         """The logits, float64 [N, A], of what is allowed; the others are -inf."""
@@ -231,16 +255,17 @@ def load_policy(
     checkpoint: str | os.PathLike[str] | None = None,
     *,
     env: Any = None,
+    network: Any = None,
 ) -> Policy:
     """The policy that a run has trained.
 
     checkpoint: a path, a name (`update-00000120`), a number, or `best` for the one with the highest
-    mean return; left out, the newest that is not damaged. env: what was given to `train` as `env`.
-    Raises OperatorError if there is no such run or checkpoint, or if the one that was named is
-    damaged.
+    mean return; left out, the newest that is not damaged. env, network: what was given to `train`
+    as `env` and as `network`. Raises OperatorError if there is no such run or checkpoint, or if the
+    one that was named is damaged.
     """
     if not isinstance(run, RunDirectory):
-        run = RunDirectory.open(Path(run), env)
+        run = RunDirectory.open(Path(run), env, network)
     return Policy.from_checkpoint(open_checkpoint(run, checkpoint))
 
 

@@ -41,9 +41,9 @@ class PolicyMemory(NamedTuple):
         """A copy, uint8 [N, memory_bytes]."""
         return np.concatenate([part.view(np.uint8) for part in self], axis=1)
 
-    def pick(self, rows: Sequence[int]) -> "PolicyMemory":
+    def pick(self, rows: Sequence[int] | np.ndarray) -> "PolicyMemory":
         """A copy of these policies'."""
-        return PolicyMemory(*(part[list(rows)] for part in self))
+        return PolicyMemory(*(part[rows] for part in self))
 
     def clear(self, rows: np.ndarray | int) -> None:
         """Begin an episode for these. rows: an index, or bool [N]."""

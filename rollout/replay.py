@@ -131,7 +131,7 @@ class Retrainer:
         self._last_use = last_use
         self._env = experiment.env.find()
         fleet, num_envs = experiment.fleet, experiment.env.num_envs
-        self._spec = make_network(experiment.network, self._env)
+        self._spec = make_network(experiment.network, self._env, experiment.seed)
         memory = self._spec.core_size, self._spec.frame_stack
         needs_value = experiment.algorithm.needs_value
         self._schema = make_schema(self._env, fleet.unroll_length, needs_value, *memory)
@@ -203,6 +203,7 @@ class Retrainer:
                 self._experiment.seed,
                 self._spec,
                 self._schema,
+                given_network=self._experiment.given_network,
                 params=settings.params,
                 first_env=part.first_env,
             )
@@ -275,7 +276,7 @@ def _checkpoints(run: RunDirectory) -> list[Checkpoint]:
     found = []
     for path in list_checkpoints(run.checkpoints):
         try:
-            found.append(load_checkpoint(path, run.experiment.env.given))
+            found.append(load_checkpoint(path, *run.given))
         except DamagedCheckpoint as error:
             log.warning("%s; not compared with", error.what)
     return found

@@ -82,7 +82,8 @@ def plan_resume(
     nobody asked for or that cannot be.
     """
     checkpoint = load_newest(run)
-    resolved = resolve(run.config, overrides, env=run.experiment.env.given, algorithm=algorithm)
+    env, network = run.given
+    resolved = resolve(run.config, overrides, env=env, algorithm=algorithm, network=network)
     before = checkpoint.learnable(algorithm)
     changes = _differences(before, resolved.experiment)
     resumption = Resumption(resolved.experiment, before, checkpoint, changes)

@@ -48,17 +48,17 @@ class Run:
         self,
         directory: RunDirectory,
         plan: HostPlan,
-        env: bytes,
+        given: tuple[bytes, bytes],
         resumption: Resumption | None,
         view: View,
         clock: Clock,
         events: "queue.SimpleQueue[Event]",
     ) -> None:
-        """env: see HostStart."""
+        """given: environment and network, see HostStart."""
         self._directory = directory
         self._experiment = directory.experiment
         self._plan = plan
-        self._env = env
+        self._given = given
         self._resumption = resumption  # from what it goes on; None if it is new
         self._view = view
         self._clock = clock
@@ -69,7 +69,7 @@ class Run:
         with (
             _logging_to(self._directory.log),
             _joinable(self._directory, self._plan),
-            _started(self._plan, self._directory, self._env) as cluster,
+            _started(self._plan, self._directory, self._given) as cluster,
         ):
             self._view.phase("starting the learner and compiling the environment")
             algorithm, network = make_learning(self._experiment, self._plan.network)
@@ -247,8 +247,10 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _started(plan: HostPlan, directory: RunDirectory, env: bytes) -> Iterator[Cluster]:
-    cluster = Cluster(plan, directory.log, env)
+def _started(
+    plan: HostPlan, directory: RunDirectory, given: tuple[bytes, bytes]
+) -> Iterator[Cluster]:
+    cluster = Cluster(plan, directory.log, *given)
     try:
         yield cluster
     finally:

@@ -78,26 +78,33 @@ class RunDirectory:
             ) from error
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], env: Any = None) -> "RunDirectory":
+    def open(
+        cls, path: str | os.PathLike[str], env: Any = None, network: Any = None
+    ) -> "RunDirectory":
         """A run to read, with its experiment. Raises OperatorError if there is none at `path`.
 
-        env: its environment, if that was given as an object. The module of an algorithm of
+        env, network: its environment, and the class of its network's module, where they were given
+        as objects. The module of an algorithm of
         somebody's own is not imported: only who learns needs it (`plan_resume`, `RunReplay`).
         """
         place = Path(path)
         if not (place / "config.toml").is_file():
             raise no_run(place)
-        experiment = load_experiment(place / "config.toml", env=env, reads_algorithm=False)
+        experiment = load_experiment(
+            place / "config.toml", env=env, network=network, reads_algorithm=False
+        )
         return cls(place, experiment, None)
 
     @classmethod
-    def open_to_resume(cls, path: str | os.PathLike[str], env: Any = None) -> "RunDirectory":
+    def open_to_resume(
+        cls, path: str | os.PathLike[str], env: Any = None, network: Any = None
+    ) -> "RunDirectory":
         """A run to go on with, and its lock, which is all that changes in it.
 
-        env: see `open`. Raises OperatorError if there is no run at `path`, if it is in use, or if
-        it has never written a checkpoint.
+        env, network: see `open`. Raises OperatorError if there is no run at `path`, if it is in
+        use, or if it has never written a checkpoint.
         """
-        run = cls.open(path, env)
+        run = cls.open(path, env, network)
         try:
             run._lock = _take_lock(run.path, "wait for it, or end it with Ctrl-C there")
             if not any(run.checkpoints.glob("update-*")):
@@ -153,6 +160,11 @@ class RunDirectory:
             events.unlink()
         with contextlib.suppress(OSError):
             self.path.rmdir()
+
+    @property
+    def given(self) -> tuple[Any, Any]:
+        """Its environment, and the class of its network's module, where they were objects."""
+        return self.experiment.env.given, self.experiment.given_network
 
     @property
     def config(self) -> Path:

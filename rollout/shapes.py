@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -18,6 +18,7 @@ from rollout.learners.network import (
     GaussianHead,
     Head,
     InputPart,
+    Network,
     NetworkSpec,
     make_conv,
     make_mlp,
@@ -26,14 +27,32 @@ from rollout.learners.network import (
 from rollout.learners.unroll import UnrollSchema
 
 if TYPE_CHECKING:  # actors use this file too, and need no pydantic
-    from rollout.experiment import ConvSettings, GaussianSettings, NetworkSettings
+    from rollout.experiment import ConvSettings, GaussianSettings, MlpSettings, NetworkSettings
 
 
-def make_network(settings: "NetworkSettings", env: AnyEnv) -> NetworkSpec:
+@overload
+def make_network(
+    settings: "MlpSettings | ConvSettings", env: AnyEnv, seed: int = 0
+) -> NetworkSpec: ...
+
+
+@overload
+def make_network(settings: "NetworkSettings", env: AnyEnv, seed: int = 0) -> Network: ...
+
+
+def make_network(settings: "NetworkSettings", env: AnyEnv, seed: int = 0) -> Network:
     """The network that [network] asks for, in the shape of the environment.
 
-    Raises ValueError where it cannot read the environment's observations, or choose its actions.
+    seed: of the experiment, under which a module of a user's own is made. Raises ValueError where
+    it cannot read the environment's observations or choose its actions, and NetworkError for such a
+    module.
     """
+    from rollout.experiment import ModuleSettings
+
+    if isinstance(settings, ModuleSettings):
+        from rollout.module_trial import specify
+
+        return specify(settings, env, seed)
     if settings.kind == "conv":
         return _make_conv(settings, env)
     network = make_mlp(
@@ -49,7 +68,7 @@ def make_network(settings: "NetworkSettings", env: AnyEnv) -> NetworkSpec:
     return with_normalized_inputs(network) if settings.normalize_observations else network
 
 
-def core_of(settings: "NetworkSettings") -> CoreSpec | None:
+def core_of(settings: "MlpSettings | ConvSettings") -> CoreSpec | None:
     """The recurrent layer that [network] asks for, if any."""
     return (settings.core.kind, settings.core.size) if settings.core else None
 

@@ -22,7 +22,7 @@ from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.foreign_envs import EpisodeEnd, ForeignEnvs
 from rollout.envs.layouts import observation_layout
-from rollout.learners.network import GaussianHead, NetworkSpec
+from rollout.learners.network import GaussianHead, Network, NetworkSpec
 from rollout.learners.unroll import UnrollSchema
 from rollout.policy_memory import PolicyMemory
 
@@ -40,7 +40,7 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
     def __init__(
         self,
         envs: ForeignEnvs,
-        network: NetworkSpec,
+        network: Network,
         schema: UnrollSchema,
         position: np.ndarray | None = None,
     ) -> None:
@@ -50,7 +50,7 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
             envs.say_position(position, schema.unroll_length)
         self._began = envs.clocks  # at the unroll's start
         self._num_outputs = network.head.num_outputs
-        self._kernels = load_choosing_kernels(envs.env, network, schema)
+        self._load_policy(network)
         unroll, has_value = self.buffer.fixed, schema.has_value
         no_value = np.zeros(envs.num_envs, np.float32)
         head = network.head
@@ -88,8 +88,7 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         be.
         """
         self._begin_unroll(weights)
-        packed, scratch, noise, _ = self._workspace.kernel_arguments()
-        self._kernels.pack_weights(weights, packed)
+        self._take_weights(weights)
         unroll, envs = self.buffer.fixed, self.envs
         clocks = envs.clocks.view(np.uint8)
         self._began = envs.clocks.copy()
@@ -97,7 +96,7 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         final_memories = []
         unroll.observation[0] = envs.observation()
         for t, (chosen, stepped) in enumerate(zip(self._choosing, self._stepping, strict=True)):
-            self._kernels.choose_all(clocks, *self.memory, packed, scratch, noise, greedy, *chosen)
+            self._choose(clocks, greedy, *chosen)
             if not np.isfinite(unroll.behavior_log_prob[t]).all():
                 self._check_finite(t, finals)  # before the environments are given such actions
             for end in envs.step(*stepped, t):
@@ -111,13 +110,29 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
         self._check_finite(len(self._choosing), finals)
         if self.buffer.schema.has_value:
             room = self.buffer.room
-            here = self.memory.pick(range(envs.num_envs))
-            self._evaluate(weights, unroll.observation[-1], here, unroll.value[-1])
+            everyone = np.arange(envs.num_envs)
+            last = unroll.observation[-1], self.memory.pick(everyone), unroll.value[-1]
+            self._evaluate(weights, everyone, *last)
             if final_memories:
                 there = PolicyMemory(*map(np.concatenate, zip(*final_memories, strict=True)))
-                final_observation, final_value = room.final_observation, room.final_value
-                self._evaluate(weights, final_observation[:finals], there, final_value[:finals])
+                last = room.final_observation[:finals], there, room.final_value[:finals]
+                self._evaluate(weights, room.final_env[:finals], *last)
         return self._end_unroll(finals, episodes)
+
+    def _load_policy(self, network: Network) -> None:
+        """Get ready what the next three call."""
+        assert isinstance(network, NetworkSpec)
+        self._workspace = Workspace(network)
+        self._kernels = load_choosing_kernels(self.envs.env, network, self.buffer.schema)
+
+    def _take_weights(self, weights: np.ndarray) -> None:
+        packed, *_ = self._workspace.kernel_arguments()
+        self._kernels.pack_weights(weights, packed)
+
+    def _choose(self, clocks: np.ndarray, greedy: bool, *chosen: np.ndarray) -> None:
+        """chosen: see `_choosing`."""
+        packed, scratch, noise, _ = self._workspace.kernel_arguments()
+        self._kernels.choose_all(clocks, *self.memory, packed, scratch, noise, greedy, *chosen)
 
     def _put_episode(self, end: EpisodeEnd, t: int, episodes: int) -> int:
         room = self.buffer.room
@@ -137,11 +152,15 @@ class SteppingActor(EnvsWithPolicy[ForeignEnvs]):
     def _evaluate(
         self,
         weights: np.ndarray,
+        envs: np.ndarray,
         observation: np.ndarray,
         memory: PolicyMemory,
         value: np.ndarray,
     ) -> None:
-        """Write the values [N] of observations [N, …], and change the memory to that after them."""
+        """Write the values [N] of observations [N, …], and change the memory to that after them.
+
+        envs: whose they are, integers [N]: places among the environments here.
+        """
         packed, scratch, *_ = self._workspace.kernel_arguments()
         outputs = np.zeros((len(value), self._num_outputs), np.float32)
         self._kernels.evaluate(weights, packed, scratch, observation, *memory, outputs, value)

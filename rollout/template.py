@@ -17,11 +17,13 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rollout import control, processes, run_places
 from rollout.envs.errors import EnvError, raised_at
 from rollout.envs.pickling import unpickled
+from rollout.errors import NetworkError
+from rollout.learners.network import ModuleSpec
 from rollout.plan import HostStart, read_record, write_record
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def begin_anew(start: HostStart, reports: int) -> NoReturn:
 
 
 def _unprepared(error: Exception) -> control.Unprepared:
-    is_authors = isinstance(error, EnvError)
+    is_authors = isinstance(error, EnvError | NetworkError)
     return control.Unprepared(cut(str(error)) if is_authors else error_text(error), is_authors)
 
 
@@ -101,6 +103,9 @@ class Template:
         self._env: AnyEnv | None = None
         env_id = plan.env_source.id
         notice = f"{env_id} starts threads, which no fork survives: each actor imports it anew"
+        self._network: Any = None
+        if isinstance(plan.network, ModuleSpec):
+            self._network = self._find_network(plan.network)
         if has_env:
             self._env, notice = self._find_env(), ""
             make_actor.load_kernels(self._env, plan.network, plan.schema)
@@ -134,6 +139,20 @@ class Template:
                 f"{type(error).__name__}: {error}"
             ) from error
         return find_any_env(source, env)
+
+    def _find_network(self, network: ModuleSpec) -> Any:
+        """The class of the network's module, with torch, which actors then need not import."""
+        from rollout.modules import find_module
+
+        given = self._start.network
+        try:
+            found = unpickled(given) if given else None
+        except Exception as error:  # of modules that are imported for it, too
+            raise NetworkError(
+                f"network {network.kind!r} cannot be had in another process: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return find_module(network.kind, network.folder, found)
 
     def run(self, commands: int) -> None:
         """Obey until the agent closes the pipe; then no actor is left."""
@@ -191,6 +210,7 @@ class Template:
                 command.actor,
                 command.slot,
                 command.incarnation,
+                self._network,
             )
             write_record(self._reports, outgrew)
         except BaseException as error:

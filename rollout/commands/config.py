@@ -45,7 +45,8 @@ def _show(resolved: "Resolved") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from rollout.experiment import resolved_toml
+    from rollout.experiment import ModuleSettings, resolved_toml
+    from rollout.modules import cost_in_words
 
     experiment = resolved.experiment
     console = Console(highlight=False, soft_wrap=True)
@@ -68,6 +69,8 @@ def _show(resolved: "Resolved") -> None:
     batch = f"# a batch: {experiment.batch_size:,} steps"
     if experiment.num_minibatches:
         batch += f", {experiment.num_minibatches} minibatches of {experiment.minibatch_size:,}"
+    if isinstance(experiment.network, ModuleSettings):
+        console.print(Text(f"# {cost_in_words(experiment.network.kind)}", style="dim"))
     console.print(Text(f"{batch}\n# config_digest: {experiment.config_digest}", style="dim"))
 
 

@@ -155,7 +155,7 @@ def with_convolution(**others) -> Failure:
     network = make_conv((4, 5, 1), CategoricalHead((2,)), [Filters(3, 2, 1)], (), "relu", "shared")
     first, *rest = network.layers
     changed = msgspec.structs.replace(first, **others)
-    network = dataclasses.replace(network, layers=(changed, *rest))
+    network = msgspec.structs.replace(network, layers=(changed, *rest))
     schema = dataclasses.replace(SCHEMA, observation_shape=(4, 5, 1))
     weights = np.zeros(max(network.num_parameters, 0), np.float32)
     return make_failure(network=network, schema=schema, weights=weights)

@@ -2,13 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from msgspec.structs import replace
 
 from rollout import api
 from rollout.acting import EnvsWithPolicy, UnrollActor, read_only
@@ -87,7 +88,9 @@ each_network = pytest.mark.parametrize("name", SETTINGS)
 
 def spec_of(name: str) -> NetworkSpec:
     env, settings = SETTINGS[name]
-    return make_network(settings, env)
+    network = make_network(settings, env)
+    assert isinstance(network, NetworkSpec)
+    return network
 
 
 def weights_for(network: NetworkSpec) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Heads and observations of every kind: compiled acting against a slow twin and against torch."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import scipy.stats
 import torch
 from gymnasium.spaces import Box, Dict
 from gymnasium.spaces import flatten as flatten_observation
+from msgspec.structs import replace
 
 from rollout.acting import UnrollActor, check_network, read_only
 from rollout.envs import CompiledEnv, EnvError, Envs, Outcome, philox

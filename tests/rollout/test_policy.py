@@ -12,7 +12,7 @@ from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.errors import OperatorError
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.layers import Dense
-from rollout.learners.network import OBSERVATION
+from rollout.learners.network import OBSERVATION, NetworkSpec
 from rollout.policy import Policy, evaluation_seed, load_policy
 
 OBSERVATIONS = np.random.default_rng(0).normal(0, 0.5, (70, 4)).astype(np.float32)
@@ -29,6 +29,7 @@ def policy(make_run):
 def twin_logits(policy: Policy, observation: np.ndarray) -> np.ndarray:
     """The policy's multilayer perceptron, written down with NumPy in float64."""
     network, parameters = policy.network, policy.parameters.astype(np.float64)
+    assert isinstance(network, NetworkSpec)
     buffers = {OBSERVATION: observation.astype(np.float64)}
     for layer in network.layers:
         assert isinstance(layer, Dense)

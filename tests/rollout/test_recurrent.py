@@ -269,6 +269,7 @@ def test_policy_that_is_given_its_memory_acts_as_actors_do():
     }
     experiment = as_experiment(tables)
     network = make_network(experiment.network, Memory)
+    assert isinstance(network, NetworkSpec)
     policy = Policy(experiment, weights_for(network).copy())
     schema = make_schema(Memory, 30, True, network.core_size)
     acting = UnrollActor(Envs(Memory, 3, 2), network, schema)

@@ -1,0 +1,179 @@
+"""A user's network, tried out on made-up observations before anything is started."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from rollout.envs.layouts import observation_layout
+from rollout.envs.registry import AnyEnv
+from rollout.errors import NetworkError
+from rollout.learners.network import InputPart, ModuleSpec
+from rollout.modules import construct, construct_as, failed, named_shapes
+from rollout.shapes import head_of, parts_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rollout.experiment import Experiment, ModuleSettings
+
+ROWS = 8
+LARGEST = 10.0  # of made-up quantities: spaces without bounds allow what overflows
+
+
+def specify(settings: "ModuleSettings", env: AnyEnv, seed: int) -> ModuleSpec:
+    """The specification of a module for an environment; makes it, and passes observations through.
+
+    Raises NetworkError for what cannot be made, and for what it returns or does that cannot be.
+    """
+    layout = observation_layout(env.observation_space)
+    spec = ModuleSpec(
+        observation_shape=layout.shape,
+        head=head_of(env, settings.gaussian),
+        parts=parts_of(env),
+        kind=settings.kind,
+        folder=os.getcwd(),
+        params=dict(settings.params),
+        seed=seed,
+    )
+    module = construct(spec, settings.given)
+    spec = msgspec.structs.replace(spec, named_shapes=named_shapes(module))
+    inputs = made_up_inputs(spec, env)
+    row_numbers = _try(spec, module, inputs)
+    return msgspec.structs.replace(spec, row_numbers=row_numbers)
+
+
+def warnings_of(experiment: "Experiment", spec: ModuleSpec) -> list[str]:
+    """What works, but hardly as its author means it."""
+    env, given = experiment.env.find(), experiment.given_network
+    return [f"network {spec.kind!r}: {text}" for text in _warnings(spec, env, given)]
+
+
+def _warnings(spec: ModuleSpec, env: AnyEnv, given: Any) -> Iterator[str]:
+    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn.modules.dropout import _DropoutNd
+
+    module = construct_as(spec, given)
+    outputs, value = module(made_up_inputs(spec, env))
+    (outputs.sum() + value.sum()).backward()
+    unreached = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    if unreached:
+        yield (
+            f"parameter{'s' if unreached[1:] else ''} {', '.join(unreached)}: no gradient reaches "
+            "them from outputs and value, so they will not learn; are they used, and is nothing "
+            "detached?"
+        )
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm | _DropoutNd):
+            yield (
+                f"{name} is a {type(layer).__name__}, which does what it does in evaluation mode "
+                "only, as all modules are; LayerNorm does not depend on the mode"
+            )
+
+
+def made_up_inputs(spec: ModuleSpec, env: AnyEnv) -> "torch.Tensor":
+    """What a module reads, float32 [ROWS, *input_shape], within the bounds of its environment."""
+    import torch
+
+    generator = np.random.default_rng(0)
+    if spec.parts:
+        columns = [_columns(part, generator) for part in spec.parts]
+        return torch.from_numpy(np.concatenate(columns, axis=1))
+    space: Any = env.observation_space
+    shape, low, high = (ROWS, *spec.observation_shape), space.low, space.high
+    if space.dtype.kind == "f":
+        numbers = generator.standard_normal(shape).clip(low, high).clip(-LARGEST, LARGEST)
+    else:
+        numbers = generator.integers(low, high, shape, space.dtype, endpoint=True)
+    return torch.from_numpy(numbers.astype(np.float32))
+
+
+def _columns(part: InputPart, generator: np.random.Generator) -> np.ndarray:
+    if not part.categories:
+        return generator.standard_normal((ROWS, part.size)).astype(np.float32)
+    chosen = (generator.integers(count, size=ROWS) for count in part.categories)
+    one_hot = [np.eye(n, dtype=np.float32)[k] for n, k in zip(part.categories, chosen, strict=True)]
+    return np.concatenate(one_hot, axis=1)
+
+
+def _try(spec: ModuleSpec, module: "nn.Module", inputs: "torch.Tensor") -> int:
+    """How many numbers a pass keeps of a row for its gradient. Raises NetworkError."""
+    import torch
+
+    kept: dict[int, int] = {p.data_ptr(): 0 for p in [*module.parameters(), *module.buffers()]}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.data_ptr(), tensor.numel())
+        return tensor
+
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with torch.random.fork_rng(devices=[]):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            first = _pass(spec, module, inputs)
+        again = _pass(spec, module, inputs)
+        others = torch.cat([inputs[:1], torch.zeros_like(inputs[1:])])
+        beside = _pass(spec, module, others)
+    if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
+        raise _refused(
+            spec,
+            "forward gave other results for the same observations the second time; it must be a "
+            "function of them and its parameters, without noise or a memory",
+        )
+    for name, buffer in module.named_buffers():
+        if not torch.equal(buffer, buffers[name]):
+            raise _refused(
+                spec, f"forward changes the buffer {name}; buffers are constants, in actors as well"
+            )
+    pairs = zip(first, beside, strict=True)
+    if not all(torch.allclose(a[0], b[0], rtol=1e-3, atol=1e-4) for a, b in pairs):
+        raise _refused(
+            spec,
+            "what forward says of a row depends on the rows beside it, which may be of any other "
+            "environment; normalise over features, not over rows",
+        )
+    return max(1, sum(kept.values()) // ROWS)
+
+
+def _pass(
+    spec: ModuleSpec, module: "nn.Module", inputs: "torch.Tensor"
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Outputs and values. Raises NetworkError for what is no such thing."""
+    import torch
+
+    what = f"forward, of an observation [{ROWS}, {', '.join(map(str, spec.input_shape))}],"
+    try:
+        returned = module(inputs.clone())
+    except Exception as error:  # whatever an author's code raises
+        raise failed(spec.kind, what, error) from error
+    shapes = {"outputs": (len(inputs), spec.head.num_outputs), "value": (len(inputs),)}
+    wanted = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    if not (is_pair and all(isinstance(one, torch.Tensor) for one in returned)):
+        raise _refused(spec, f"{what} returned {_shown(returned)}; wanted a tuple of {wanted}")
+    for (name, shape), tensor in zip(shapes.items(), returned, strict=True):
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+            hint = "; .squeeze(-1) takes the last axis away" if name == "value" else ""
+            raise _refused(
+                spec,
+                f"{what} returned {name} {_shown(tensor)}, wanted float32 {list(shape)}{hint}",
+            )
+        if not torch.isfinite(tensor).all():
+            raise _refused(spec, f"{what} returned {name} that are not finite")
+    return returned
+
+
+def _refused(spec: ModuleSpec, text: str) -> NetworkError:
+    return NetworkError(f"network {spec.kind!r}: {text}")
+
+
+def _shown(value: Any) -> str:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    return f"an object of type {type(value).__name__}"
