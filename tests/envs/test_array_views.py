@@ -5,6 +5,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from rollout.envs import CompiledEnv, Envs, Outcome, integers, uniform
+from tests.some_fast import slow_unless
 
 CODES = ("i1", "u1", "i2", "i8", "f4", "f8")
 
@@ -75,7 +76,10 @@ def divided_by_zero(state, params, action, draw):
     return 0.0, False
 
 
-@pytest.mark.parametrize("step", [with_numbers, with_fields, in_place, compared, divided_by_zero])
+STEPS = [with_numbers, with_fields, in_place, compared, divided_by_zero]
+
+
+@pytest.mark.parametrize("step", slow_unless([with_numbers, in_place], STEPS))
 def test_arrays_compute_the_same_in_plain_python_and_compiled(step):
     env = type("Computing", (Arrays,), {"step": step})
     runs = []

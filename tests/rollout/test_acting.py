@@ -22,6 +22,7 @@ from rollout.learners.network import CategoricalHead, NetworkSpec, make_mlp
 from rollout.learners.unroll import COLUMNS, STARTS_AND_ENDS, TAILS, Unroll
 from rollout.policy_kernel import BLOCK
 from rollout.shapes import make_schema
+from tests.some_fast import slow_unless
 
 CARTPOLE_NETWORK = make_mlp((4,), CategoricalHead((2,)), (64, 64), "tanh", "shared")
 COUNTING_NETWORK = make_mlp((3,), CategoricalHead((3,)), (8,), "relu", "separate")
@@ -50,7 +51,7 @@ CASES: dict[str, tuple[Any, NetworkSpec]] = {
     "OneStep": (OneStep, COUNTING_NETWORK),
     "Grid": (Grid, make_mlp((2, 3), CategoricalHead((3,)), (16,), "tanh", "shared")),
 }
-each_case = pytest.mark.parametrize("case", CASES)
+each_case = pytest.mark.parametrize("case", slow_unless(["CartPole", "Counting", "Grid"], CASES))
 
 
 def weights_for(network: NetworkSpec, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ from tests.some_fast import slow_unless
 NUM_ENVS, LENGTH, UPDATES, EVERY = 10, 16, 80, 10
 STEPS = NUM_ENVS * LENGTH  # of one update
 RICH = [f"tests.rollout.rich_envs:{name}" for name in ("Choices", "OneChoice", "Quantities", "Arm")]
-FAST = ("Pendulum-v1", "Breakout-MinAtar", RICH[0])
+FAST = ("Breakout-MinAtar",)
 ENVS = [*BUNDLED, *RICH]
 
 

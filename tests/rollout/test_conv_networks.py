@@ -22,6 +22,7 @@ from rollout.learners.network import CategoricalHead, Filters, NetworkSpec, make
 from rollout.learners.torch_network import TorchNetwork
 from rollout.policy_kernel import BLOCK, block_size, num_scratch
 from rollout.shapes import make_network, make_schema
+from tests.some_fast import slow_unless
 
 MINATAR = {"id": "Breakout-MinAtar", "num_envs": 6}
 
@@ -122,7 +123,7 @@ def test_dictionary_with_an_image_is_refused() -> None:
         spec_for(space)
 
 
-@pytest.mark.parametrize("env", [Breakout, Pictures])
+@pytest.mark.parametrize("env", slow_unless([Pictures], [Breakout, Pictures]))
 @pytest.mark.parametrize("num_envs", [3, pytest.param(BLOCK + 5, marks=pytest.mark.slow)])
 def test_actor_records_what_torch_computes(env, num_envs) -> None:
     network = make_network(ConvSettings(channels=(6,), hidden_sizes=(20,)), env)

@@ -77,8 +77,9 @@ def test_async_run_can_be_replayed_whoever_is_killed(train, algorithm, places, v
     assert compared[-1].is_equal, compared
 
 
-@pytest.mark.parametrize("algorithm", slow_unless(("impala",), list(ALGORITHMS)))
-@pytest.mark.parametrize("mode", slow_unless(("lockstep",), ["lockstep", "async"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+@pytest.mark.parametrize("mode", ["lockstep", "async"])
 def test_training_improves_the_policy(train, algorithm, mode):
     result = train(
         algorithm,

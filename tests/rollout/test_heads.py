@@ -55,7 +55,7 @@ GAUSSIAN = {
     Dependent: GaussianSettings(std="dependent"),
 }
 ENVS = [Arm, Choices, OneChoice, Quantities, *GAUSSIAN]
-FAST = [Arm, Choices, OneChoice, Quantities, Squashed]
+FAST = [Choices, Quantities, Squashed]
 each_env = pytest.mark.parametrize("env", slow_unless(FAST, ENVS))
 
 

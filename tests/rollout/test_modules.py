@@ -163,18 +163,22 @@ def acting(experiment: Experiment, num_envs: int, first_env: int = 0) -> tuple[A
     return actor, weights
 
 
+SQUASHED = ('network.gaussian.std="dependent"', 'network.gaussian.squash="tanh"')
+
+
 @pytest.mark.parametrize(
-    "env_id",
+    ("env_id", "gaussian"),
     [
-        "CartPole-v1",
-        "gymnasium:CartPole-v1",
-        pytest.param("Pendulum-v1", marks=pytest.mark.slow),
-        pytest.param("gymnasium:Pendulum-v1", marks=pytest.mark.slow),
-        pytest.param("Breakout-MinAtar", marks=pytest.mark.slow),
+        ("CartPole-v1", ()),
+        ("gymnasium:CartPole-v1", ()),
+        pytest.param("Pendulum-v1", (), marks=pytest.mark.slow),
+        pytest.param("Pendulum-v1", SQUASHED, marks=pytest.mark.slow),
+        pytest.param("gymnasium:Pendulum-v1", SQUASHED, marks=pytest.mark.slow),
+        pytest.param("Breakout-MinAtar", (), marks=pytest.mark.slow),
     ],
 )
-def test_row_has_the_same_bits_however_environments_are_shared_out(folder, env_id):
-    experiment = load_experiment("x.toml", [f"env.id={env_id}"])
+def test_row_has_the_same_bits_however_environments_are_shared_out(folder, env_id, gaussian):
+    experiment = load_experiment("x.toml", [f"env.id={env_id}", *gaussian])
     whole, weights = acting(experiment, N)
     parts = [acting(experiment, 1)[0], acting(experiment, 40, 1)[0], acting(experiment, 29, 41)[0]]
     for _ in range(2):

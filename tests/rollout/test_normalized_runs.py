@@ -64,6 +64,7 @@ def test_neither_the_fleet_nor_kills_nor_resuming_change_the_result(
         assert found[0][name].tobytes() == found[1][name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_async_run_can_be_replayed_whoever_is_killed(train, places, view):
     deeds = kills(ACTOR, TEMPLATE, ACTOR, AGENT, ACTOR)
     with Saboteur(view, places, deeds, EVERY, 0).at_work():

@@ -95,6 +95,7 @@ def named(env: str) -> dict:
     return SMALL | {"env": SMALL["env"] | {"id": f"{guessing.__name__}:{env}"}}
 
 
+@pytest.mark.slow
 def test_script_trains_in_a_class_of_its_own_to_the_digest_of_the_same_class_in_a_module(
     places, tmp_path
 ):

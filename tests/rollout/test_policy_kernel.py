@@ -109,7 +109,7 @@ SPECS = {
     "many inputs": make_mlp((2311,), CategoricalHead((3,)), (20,), "relu", "shared"),
     "wide": make_mlp((10,), CategoricalHead((3,)), (48, 80), "tanh", "shared"),
 }
-SLOW = ("MinAtar's", "separate convolutions", "many inputs", "wide")  # to compile
+SLOW = ("deep", "MinAtar's", "separate convolutions", "many inputs", "wide")  # to compile
 POLICIES: dict[str, Policy] = {}
 each_spec = pytest.mark.parametrize(
     "name",

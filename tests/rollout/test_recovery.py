@@ -147,9 +147,9 @@ def told(notices: list[str], pattern: str) -> int:
     ("deeds", "policy_lag"),
     [
         (kills(*[ACTOR] * 12), 1),
-        (kills(*[TEMPLATE] * 3), 1),
+        pytest.param(kills(*[TEMPLATE] * 3), 1, marks=pytest.mark.slow),
         (kills(*[AGENT] * 3), 1),
-        (pauses(ACTOR, TEMPLATE, AGENT, ACTOR, ACTOR), 1),
+        pytest.param(pauses(ACTOR, TEMPLATE, AGENT, ACTOR, ACTOR), 1, marks=pytest.mark.slow),
         pytest.param(
             kills(ACTOR, AGENT, ACTOR, TEMPLATE, ACTOR) + pauses(ACTOR), 0, marks=pytest.mark.slow
         ),

@@ -55,7 +55,7 @@ NETWORKS = {
     "gru": recurrent(Short, "gru"),
     "two of them": recurrent(Short, "lstm", "separate", 6),
 }
-each_network = pytest.mark.parametrize("name", slow_unless(["lstm", "gru"], NETWORKS))
+each_network = pytest.mark.parametrize("name", slow_unless(["lstm"], NETWORKS))
 
 
 def weights_for(network: NetworkSpec, seed: int = 0) -> np.ndarray:

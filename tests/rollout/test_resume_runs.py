@@ -282,6 +282,7 @@ def test_changes_that_nobody_asked_for_are_listed_and_refused(begin, start, plac
     places.assert_gone()
 
 
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_is_told_of_and_the_one_before_serves(begin, start, places):
     command = begin()
     interrupt(command, 130, signal.SIGKILL)

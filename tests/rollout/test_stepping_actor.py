@@ -22,6 +22,7 @@ from rollout.learners.network import make_mlp
 from rollout.shapes import head_of, make_schema, parts_of
 from rollout.stepping_actor import SteppingActor
 from tests.envs.gymnasium_samples import Reach, Walk
+from tests.some_fast import slow_unless
 
 
 class Stepped:
@@ -70,9 +71,13 @@ def make_policy(env, unroll_length: int, has_value: bool = True, gaussian=None):
     return network, make_schema(env, unroll_length, has_value)
 
 
+CARTPOLE = ("CartPole-v1", True)
+
+
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize(
-    ("env_id", "has_value"), [("CartPole-v1", True), ("CartPole-v1", False), ("Pendulum-v1", True)]
+    ("env_id", "has_value"),
+    slow_unless([CARTPOLE], [CARTPOLE, ("CartPole-v1", False), ("Pendulum-v1", True)]),
 )
 def test_every_bit_is_that_of_the_compiled_loop(env_id, has_value, greedy):
     env = find_env(env_id, max_episode_steps=20)

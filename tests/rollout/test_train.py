@@ -16,6 +16,7 @@ import pytest
 from rollout import api
 from rollout.processes import seconds_since_start
 from rollout.run_directory import RunDirectory
+from tests.some_fast import slow_unless
 
 COMMAND = [sys.executable, "-P", "-m", "rollout", "train"]
 
@@ -97,7 +98,7 @@ def write_env(at_import: str = "", in_step: str = "pass") -> None:
 # Lockstep
 
 
-@pytest.mark.parametrize("policy_lag", [0, 1])
+@pytest.mark.parametrize("policy_lag", slow_unless([1], [0, 1]))
 def test_result_does_not_depend_on_the_number_of_actors(train, policy_lag):
     digests = {
         train(f"fleet.num_actors={actors}", f"fleet.policy_lag={policy_lag}").summary.params_digest
