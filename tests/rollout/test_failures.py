@@ -162,7 +162,7 @@ def with_convolution(**others) -> Failure:
 
 
 def with_network(**others) -> Failure:
-    return make_failure(network=dataclasses.replace(NETWORK, **others))
+    return make_failure(network=msgspec.structs.replace(NETWORK, **others))
 
 
 def with_schema(**others) -> Failure:
