@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from rollout.acting import UnrollActor, Workspace, load_acting_kernels, read_only
 from rollout.envs import CompiledEnv, Envs
 from rollout.envs.minatar.breakout import Breakout
-from rollout.experiment import ConvSettings
+from rollout.experiment_tables import ConvSettings
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.layers import Conv, Dense
 from rollout.learners.network import NetworkSpec

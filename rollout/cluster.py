@@ -22,7 +22,8 @@ from rollout.envs.errors import EnvError
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.trying_out import try_out
 from rollout.errors import OperatorError
-from rollout.experiment import Experiment, FleetSettings
+from rollout.experiment import Experiment
+from rollout.experiment_tables import FleetSettings
 from rollout.host_memory import host_page_bytes
 from rollout.plan import HostPlan, HostStart, run_name, write_record
 from rollout.run_places import make_directory, shared_memory_directory, socket_directory

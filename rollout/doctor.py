@@ -16,7 +16,7 @@ from typing import Literal
 
 from rollout.cluster import LONGEST_IPC_PATH, SPARE_FILES
 from rollout.envs.kernels import cache_directory
-from rollout.experiment import usable_cores
+from rollout.experiment_tables import usable_cores
 from rollout.processes import SINGLE_THREAD_ENVIRONMENT, available_memory_bytes
 from rollout.run_places import shared_memory_directory, socket_directory
 from rollout.sizes import show_size

@@ -12,7 +12,8 @@ import numpy as np
 
 from rollout.assembler import FullBatch
 from rollout.events import FleetFailed, FleetStopped, Interrupted, Notice, PhaseChanged
-from rollout.experiment import Experiment, StopSettings
+from rollout.experiment import Experiment
+from rollout.experiment_tables import StopSettings
 from rollout.learning import fraction_done
 from rollout.ledger import Ledger
 from rollout.order_log import OrderLog

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rollout.experiment import Experiment, ModuleSettings
+    from rollout.experiment import Experiment
+    from rollout.experiment_tables import ModuleSettings
 
 ROWS = 8
 LARGEST = 10.0  # of made-up quantities: spaces without bounds allow what overflows

@@ -27,7 +27,12 @@ from rollout.learners.network import (
 from rollout.learners.unroll import UnrollSchema
 
 if TYPE_CHECKING:  # actors use this file too, and need no pydantic
-    from rollout.experiment import ConvSettings, GaussianSettings, MlpSettings, NetworkSettings
+    from rollout.experiment_tables import (
+        ConvSettings,
+        GaussianSettings,
+        MlpSettings,
+        NetworkSettings,
+    )
 
 
 @overload
@@ -47,7 +52,7 @@ def make_network(settings: "NetworkSettings", env: AnyEnv, seed: int = 0) -> Net
     it cannot read the environment's observations or choose its actions, and NetworkError for such a
     module.
     """
-    from rollout.experiment import ModuleSettings
+    from rollout.experiment_tables import ModuleSettings
 
     if isinstance(settings, ModuleSettings):
         from rollout.module_trial import specify

@@ -45,7 +45,8 @@ def _show(resolved: "Resolved") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from rollout.experiment import ModuleSettings, resolved_toml
+    from rollout.experiment import resolved_toml
+    from rollout.experiment_tables import ModuleSettings
     from rollout.modules import cost_in_words
 
     experiment = resolved.experiment

@@ -15,7 +15,8 @@ from rollout.envs.diagnostic.counting import Counting
 from rollout.envs.minatar.board import board_space
 from rollout.envs.minatar.breakout import Breakout
 from rollout.errors import ConfigError
-from rollout.experiment import ConvSettings, Experiment
+from rollout.experiment import Experiment
+from rollout.experiment_tables import ConvSettings
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.layers import Conv
 from rollout.learners.network import CategoricalHead, Filters, NetworkSpec, make_conv

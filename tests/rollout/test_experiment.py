@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rollout.experiment
-from rollout.experiment import (
-    Experiment,
-    FleetSettings,
-    GaussianSettings,
-    as_experiment,
-    load_experiment,
-    resolve,
-    resolved_toml,
-)
+from rollout.experiment import Experiment, as_experiment, load_experiment, resolve, resolved_toml
+from rollout.experiment_tables import FleetSettings, GaussianSettings
 from rollout.learners.ppo_settings import PpoSettings
 from rollout.schema import schema_text
 

@@ -18,7 +18,8 @@ from rollout.envs.diagnostic.counting import Counting
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.envs.foreign.making import make_envs
 from rollout.errors import ConfigError
-from rollout.experiment import ConvSettings, CoreSettings, Experiment, MlpSettings, as_experiment
+from rollout.experiment import Experiment, as_experiment
+from rollout.experiment_tables import ConvSettings, CoreSettings, MlpSettings
 from rollout.learners.columns import Columns, evaluate
 from rollout.learners.frames import UnrollFrames
 from rollout.learners.initialization import initial_parameters

@@ -15,7 +15,8 @@ from rollout.acting import UnrollActor, check_network, read_only
 from rollout.envs import CompiledEnv, EnvError, Envs, Outcome, philox
 from rollout.envs.layouts import action_layout, observation_layout
 from rollout.errors import ConfigError
-from rollout.experiment import GaussianSettings, MlpSettings, resolve
+from rollout.experiment import resolve
+from rollout.experiment_tables import GaussianSettings, MlpSettings
 from rollout.learners.distributions import SquashedGaussian
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.network import (

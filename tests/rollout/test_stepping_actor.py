@@ -16,7 +16,7 @@ from rollout.envs.foreign.looped_envs import LoopedEnvs
 from rollout.envs.foreign.observations import kit_observation_space, observation_writer
 from rollout.envs.layouts import observation_layout
 from rollout.envs.philox import CLOCK, RESET, philox
-from rollout.experiment import GaussianSettings
+from rollout.experiment_tables import GaussianSettings
 from rollout.learners.initialization import initial_parameters
 from rollout.learners.network import make_mlp
 from rollout.shapes import head_of, make_schema, parts_of
