@@ -57,7 +57,7 @@ class Dense(_Layer, frozen=True, tag=True):
 class Normalize(_Layer, frozen=True, tag=True):
     """(source - mean) · scale, no further from 0 than LIMIT: `mean` and `scale` [inputs].
 
-    Both are statistics, not trained: normalization.py sets them. At first they change nothing.
+    Both are statistics, not trained: normalization.py sets them. At first they only clip.
     """
 
     LIMIT: ClassVar[float] = 10.0

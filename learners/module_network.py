@@ -18,7 +18,7 @@ class ModuleNetwork(TorchNetwork):
     """A module whose parameters are views of one vector, and their gradients of another.
 
     It is in evaluation mode for good: dropout drops nothing, and what batch normalisation divides
-    by stays as it was made. Buffers are constants.
+    by stays as it was made. Buffers are constants; those of float32 lie in the vector, too.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class ModuleNetwork(TorchNetwork):
         super().__init__(spec, initial_vector(spec, module), device)
         self.module = module.to(self.device).eval()
         self._input_shape = spec.input_shape
-        for name, parameter in self.module.named_parameters():
+        for name, tensor in tensors_of(self.module):
             view = self.parameters[name]
-            parameter.data, parameter.grad = view.data, view.grad
-            self.parameters[name] = parameter
+            tensor.data, tensor.grad = view.data, view.grad
+            self.parameters[name] = tensor
 
     def run(
         self,
@@ -83,6 +83,14 @@ def blocks_of(place: np.ndarray) -> Iterator[slice]:
 def initial_vector(spec: ModuleSpec, module: nn.Module) -> np.ndarray:
     """The flat float32 vector [P] of a module as it was made; the head's parameters are 0."""
     flat = np.zeros(spec.num_parameters, np.float32)
-    for name, parameter in module.named_parameters():
-        spec.parameter(name).view(flat)[...] = parameter.detach().cpu().numpy()
+    for name, tensor in tensors_of(module):
+        spec.parameter(name).view(flat)[...] = tensor.detach().cpu().numpy()
     return flat
+
+
+def tensors_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What belongs into the flat vector: parameters, and buffers of float32, with their names."""
+    yield from module.named_parameters()
+    for name, buffer in module.named_buffers():
+        if buffer.dtype == torch.float32:
+            yield name, buffer

@@ -220,11 +220,14 @@ class NetworkSpec(_Network, frozen=True, tag="layers"):
 class ModuleSpec(_Network, frozen=True, tag="module"):
     """A `torch.nn.Module` of a user's own, which torch executes in actors as well.
 
+    Its buffers lie in the flat vector too, so that they are the same wherever it is executed.
+
     parts: as of a NetworkSpec; with them the module reads [rows, num_inputs]. kind:
     `package.module:Name`, or `object:Name` for a class that has to be given besides. folder: where
     modules are looked for first. params: keyword arguments of the class. seed: torch's, while it is
-    made. named_shapes: of its parameters, in its own order. row_numbers: how many numbers a pass
-    keeps of a row, for its gradient.
+    made. named_arrays: name, shape and whether it is trained, of its parameters, and of its buffers
+    of float32, in its own order. row_numbers: how many numbers a pass keeps of a row, for its
+    gradient.
     """
 
     core_size: ClassVar[int] = 0  # it remembers nothing from one step to the next
@@ -235,8 +238,13 @@ class ModuleSpec(_Network, frozen=True, tag="module"):
     folder: str
     params: dict[str, Any]
     seed: int
-    named_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    named_arrays: tuple[tuple[str, tuple[int, ...], bool], ...] = ()
     row_numbers: int = 1
+
+    @property
+    def is_object(self) -> bool:
+        """Whether its class was given as an object, which no other process can find."""
+        return self.kind.startswith("object:")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -248,11 +256,10 @@ class ModuleSpec(_Network, frozen=True, tag="module"):
     @property
     def head_offset(self) -> int:
         """Where the head's own parameters begin, behind the module's."""
-        return sum(math.prod(shape) for _, shape in self.named_shapes)
+        return sum(math.prod(shape) for _, shape, _ in self.named_arrays)
 
     def arrays(self) -> Iterator[tuple[str, tuple[int, ...], bool]]:
-        for name, shape in self.named_shapes:
-            yield name, shape, True
+        yield from self.named_arrays
 
 
 Network = NetworkSpec | ModuleSpec
@@ -290,7 +297,8 @@ def make_mlp(
 
 
 def with_normalized_inputs(spec: NetworkSpec) -> NetworkSpec:
-    """The same network, reading its inputs by way of a layer `NORMALIZED`."""
+    """The same network, reading its inputs by way of a layer `NORMALIZED`; none of images."""
+    assert not any(isinstance(layer, Conv) for layer in spec.layers), "frames would interleave"
     layers: list[Layer] = [Normalize(NORMALIZED, OBSERVATION, spec.num_inputs)]
     for layer in spec.layers:
         source = NORMALIZED if layer.source == OBSERVATION else layer.source

@@ -2,7 +2,7 @@
 
 Observations: the network's layer Normalize applies the statistics, which lie among its parameters
 and so belong to a version of the weights, with actors, checkpoints and whoever evaluates. Version
-u has those of batches 0, …, u - 1: what acted a batch is also what trains on it.
+u has those of batches 0, …, u - 1: without policy lag, what acted a batch also trains on it.
 
 Rewards: only the learner sees them scaled; episode returns are the environment's own.
 

@@ -117,7 +117,7 @@ def save_checkpoint(
     """
     assert "experiment" in state, "a checkpoint says which experiment it belongs to"
     content = {
-        ARRAYS: safetensors.numpy.save({n: np.ascontiguousarray(a) for n, a in arrays.items()}),
+        ARRAYS: safetensors.numpy.save({n: np.asarray(a, order="C") for n, a in arrays.items()}),
         STATE: _json(state),
     }
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}

@@ -25,6 +25,7 @@ from rollout.failures import (
     save_failure,
 )
 from rollout.host_memory import NOWHERE
+from rollout.learners.network import ModuleSpec
 from rollout.plan import HostPlan
 from rollout.published_weights import PublishedWeights
 from rollout.supervisor import how_ended, signal_name
@@ -107,7 +108,10 @@ class FailingEnvs:
             return None
         is_one = ended.place >= 0
         move = f"{self._folder.parent / 'run.log'} shows where"
-        if is_one and not self._plan.env_source.is_object:  # which no command can do again
+        network = self._plan.network
+        is_object = isinstance(network, ModuleSpec) and network.is_object
+        if is_one and not (is_object or self._plan.env_source.is_object):
+            # what was given as an object no command can do again
             move = self._save(self._describe(ended, env, unroll_index, lost))
         return Failing(
             env if is_one else NOWHERE,

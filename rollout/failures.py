@@ -309,9 +309,9 @@ def _network_problems(network: Network) -> Iterator[str]:
         yield f"head {network.head}"
         return
     if isinstance(network, ModuleSpec):  # the rest is compared with what its class makes
-        sizes = (size for _, shape in network.named_shapes for size in shape)
-        if min((1, *sizes)) < 0 or not network.named_shapes:
-            yield f"parameters {network.named_shapes}"
+        sizes = (size for _, shape, _ in network.named_arrays for size in shape)
+        if min((1, *sizes)) < 0 or not network.named_arrays:
+            yield f"parameters {network.named_arrays}"
         return
     names = Counter([OBSERVATION, *(layer.name for layer in network.layers)])
     for name, count in names.items():

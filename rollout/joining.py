@@ -19,7 +19,6 @@ from typing import Self
 import msgspec
 
 from rollout import control, processes, run_places
-from rollout.env_source import OBJECT
 from rollout.errors import OperatorError
 from rollout.host import HostAgent
 from rollout.learners.network import ModuleSpec
@@ -78,7 +77,7 @@ def find_running(path: Path) -> Iterator[RunningRun]:
                 "object, which goes to the actors of its own fleet only; in one with a name, "
                 "package.module:Name, others can join"
             )
-        if isinstance(plan.network, ModuleSpec) and plan.network.kind.startswith(OBJECT):
+        if isinstance(plan.network, ModuleSpec) and plan.network.is_object:
             raise OperatorError(
                 f"{path}: its network, {plan.network.kind}, was given to rollout.train as an "
                 "object, which goes to the actors of its own fleet only; with one that has a name, "

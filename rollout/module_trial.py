@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from gymnasium.spaces import Dict
 
 from rollout.envs.layouts import observation_layout
 from rollout.envs.registry import AnyEnv
 from rollout.errors import NetworkError
 from rollout.learners.network import InputPart, ModuleSpec
-from rollout.modules import construct, construct_as, failed, named_shapes
+from rollout.modules import construct, construct_as, failed, named_arrays
 from rollout.shapes import head_of, parts_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def specify(settings: "ModuleSettings", env: AnyEnv, seed: int) -> ModuleSpec:
         seed=seed,
     )
     module = construct(spec, settings.given)
-    spec = msgspec.structs.replace(spec, named_shapes=named_shapes(module))
+    spec = msgspec.structs.replace(spec, named_arrays=named_arrays(module))
     inputs = made_up_inputs(spec, env)
     row_numbers = _try(spec, module, inputs)
     return msgspec.structs.replace(spec, row_numbers=row_numbers)
@@ -59,7 +60,10 @@ def _warnings(spec: ModuleSpec, env: AnyEnv, given: Any) -> Iterator[str]:
 
     module = construct_as(spec, given)
     outputs, value = module(made_up_inputs(spec, env))
-    (outputs.sum() + value.sum()).backward()
+    try:
+        (outputs.sum() + value.sum()).backward()
+    except Exception as error:  # whatever an author's own backward pass raises
+        raise failed(spec.kind, "the gradient of outputs and value", error) from error
     unreached = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
     if unreached:
         yield (
@@ -80,21 +84,37 @@ def made_up_inputs(spec: ModuleSpec, env: AnyEnv) -> "torch.Tensor":
     import torch
 
     generator = np.random.default_rng(0)
-    if spec.parts:
-        columns = [_columns(part, generator) for part in spec.parts]
-        return torch.from_numpy(np.concatenate(columns, axis=1))
-    space: Any = env.observation_space
-    shape, low, high = (ROWS, *spec.observation_shape), space.low, space.high
+    space = env.observation_space
+    if not spec.parts:
+        return torch.from_numpy(_quantities(space, generator))
+    names = [part.name for part in observation_layout(space).parts]
+    columns = [
+        _columns(part, _leaf(space, name), generator)
+        for part, name in zip(spec.parts, names, strict=True)
+    ]
+    return torch.from_numpy(np.concatenate(columns, axis=1))
+
+
+def _leaf(space: Any, name: str) -> Any:
+    """The space of a part of an observation, by its keys joined by dots."""
+    while isinstance(space, Dict):
+        key = next(key for key in space if name == key or name.startswith(f"{key}."))
+        space, name = space[key], name[len(key) + 1 :]
+    return space
+
+
+def _quantities(space: Any, generator: np.random.Generator) -> np.ndarray:
+    """Numbers of a Box, within its bounds: float32 [ROWS, *shape]."""
+    shape = (ROWS, *space.shape)
     if space.dtype.kind == "f":
-        numbers = generator.standard_normal(shape).clip(low, high).clip(-LARGEST, LARGEST)
-    else:
-        numbers = generator.integers(low, high, shape, space.dtype, endpoint=True)
-    return torch.from_numpy(numbers.astype(np.float32))
+        numbers = generator.standard_normal(shape).clip(space.low, space.high)
+        return numbers.clip(-LARGEST, LARGEST).astype(np.float32)
+    return generator.integers(space.low, space.high, shape, space.dtype, True).astype(np.float32)
 
 
-def _columns(part: InputPart, generator: np.random.Generator) -> np.ndarray:
+def _columns(part: InputPart, space: Any, generator: np.random.Generator) -> np.ndarray:
     if not part.categories:
-        return generator.standard_normal((ROWS, part.size)).astype(np.float32)
+        return _quantities(space, generator).reshape(ROWS, part.size)
     chosen = (generator.integers(count, size=ROWS) for count in part.categories)
     one_hot = [np.eye(n, dtype=np.float32)[k] for n, k in zip(part.categories, chosen, strict=True)]
     return np.concatenate(one_hot, axis=1)
@@ -114,6 +134,12 @@ def _try(spec: ModuleSpec, module: "nn.Module", inputs: "torch.Tensor") -> int:
     with torch.random.fork_rng(devices=[]):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             first = _pass(spec, module, inputs)
+        if not any(tensor.requires_grad for tensor in first):
+            raise _refused(
+                spec,
+                "outputs and value carry no gradient; they must come from its parameters, without "
+                "detach or torch.no_grad in between",
+            )
         again = _pass(spec, module, inputs)
         others = torch.cat([inputs[:1], torch.zeros_like(inputs[1:])])
         beside = _pass(spec, module, others)
@@ -145,10 +171,13 @@ def _pass(
     import torch
 
     what = f"forward, of an observation [{ROWS}, {', '.join(map(str, spec.input_shape))}],"
+    given = inputs.clone()
     try:
-        returned = module(inputs.clone())
+        returned = module(given)
     except Exception as error:  # whatever an author's code raises
         raise failed(spec.kind, what, error) from error
+    if not torch.equal(given, inputs):
+        raise _refused(spec, f"{what} changed it; others read it, too: leave it as it is")
     shapes = {"outputs": (len(inputs), spec.head.num_outputs), "value": (len(inputs),)}
     wanted = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
     is_pair = isinstance(returned, tuple) and len(returned) == 2

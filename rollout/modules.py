@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rollout.learners.module_network import ModuleNetwork
 
 
-# Measured: 20 actors of 32 environments; CartPole and Breakout-MinAtar in one process (README.md).
+# Measured: 20 actors of 32 environments; CartPole and Breakout-MinAtar in one process.
 TEMPLATE_MB, ACTOR_MB, SLOWER = 120, 3, "8 to 50"
 
 
@@ -113,10 +113,12 @@ def _check_parameters(kind: str, module: "nn.Module", spec: ModuleSpec) -> None:
                 f"network {kind!r}: parameter {name} is {parameter.dtype}, wanted torch.float32; "
                 "let the constructor end with self.float()"
             )
-        if name == LOG_STD and isinstance(spec.head, GaussianHead):
+        has_own = isinstance(spec.head, GaussianHead) and spec.head.std == "independent"
+        if name == LOG_STD and has_own:
             raise NetworkError(
                 f"network {kind!r}: its parameter {name} has the name of the one that every policy "
-                "over quantities has besides; leave it out, the outputs are the means alone"
+                "over quantities has besides; leave it out, the outputs are the means alone, or "
+                'try network.gaussian.std="dependent"'
             )
         count += parameter.requires_grad
     if not count:
@@ -137,17 +139,21 @@ def make_module(spec: ModuleSpec, given: Any = None) -> "ModuleNetwork":
 def construct_as(spec: ModuleSpec, given: Any = None) -> "nn.Module":
     """Like `construct`, but with the parameters that the specification has. Raises NetworkError."""
     module = construct(spec, given)
-    found = named_shapes(module)
-    if found != spec.named_shapes:
-        names = [name for name, shape in found if (name, shape) not in spec.named_shapes]
-        missing = [name for name, shape in spec.named_shapes if (name, shape) not in found]
+    found = named_arrays(module)
+    if found != spec.named_arrays:
+        names, missing = (
+            ", ".join(array[0] for array in these if array not in those) or "none"
+            for these, those in ((found, spec.named_arrays), (spec.named_arrays, found))
+        )
         raise NetworkError(
-            f"network {spec.kind!r} is not what it was: parameters {', '.join(names) or 'none'} in "
-            f"place of {', '.join(missing) or 'none'}; get back the version of then"
+            f"network {spec.kind!r} is not what it was: parameters {names} in place of {missing}; "
+            "get back the version of then"
         )
     return module
 
 
-def named_shapes(module: "nn.Module") -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Its parameters, see ModuleSpec."""
-    return tuple((name, tuple(parameter.shape)) for name, parameter in module.named_parameters())
+def named_arrays(module: "nn.Module") -> tuple[tuple[str, tuple[int, ...], bool], ...]:
+    """What it has in the flat vector, see ModuleSpec."""
+    from rollout.learners.module_network import tensors_of
+
+    return tuple((name, tuple(t.shape), t.requires_grad) for name, t in tensors_of(module))

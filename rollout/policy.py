@@ -45,11 +45,16 @@ class Policy:
     differ in the last bits.
     """
 
-    def __init__(self, experiment: Experiment, parameters: np.ndarray) -> None:
-        """parameters: float32 [P], the flat vector of the experiment's network; copied."""
+    def __init__(
+        self, experiment: Experiment, parameters: np.ndarray, network: Network | None = None
+    ) -> None:
+        """parameters: float32 [P], the flat vector of the experiment's network; copied.
+
+        network: the specification of that, if somebody has made it already.
+        """
         self.experiment = experiment
         self.env: AnyEnv = experiment.env.find()
-        self.network: Network = make_network(experiment.network, self.env, experiment.seed)
+        self.network = network or make_network(experiment.network, self.env, experiment.seed)
         if parameters.shape != (self.network.num_parameters,) or parameters.dtype != np.float32:
             raise ValueError(
                 f"parameters are {parameters.dtype} {list(parameters.shape)}, "
@@ -67,7 +72,7 @@ class Policy:
         """
         experiment = checkpoint.experiment
         network = make_network(experiment.network, experiment.env.find(), experiment.seed)
-        return cls(experiment, policy_parameters(checkpoint, network))
+        return cls(experiment, policy_parameters(checkpoint, network), network)
 
     def __repr__(self) -> str:
         return f"Policy({self.env.__name__}, {self.network.num_parameters} parameters)"

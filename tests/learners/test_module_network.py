@@ -10,7 +10,7 @@ from torch import nn
 from rollout.learners.module_network import BLOCK, ModuleNetwork, blocks_of
 from rollout.learners.network import CategoricalHead, GaussianHead, Head, ModuleSpec
 from rollout.learners.optimizer import Adam
-from rollout.modules import named_shapes
+from rollout.modules import named_arrays
 
 CHOICE = CategoricalHead((3,))
 
@@ -34,7 +34,7 @@ class Small(nn.Module):
 def make_network(head: Head = CHOICE, seed: int = 0) -> ModuleNetwork:
     torch.manual_seed(seed)
     module = Small(head.num_outputs)
-    spec = ModuleSpec((5,), head, (), "x:Small", "", {}, seed, named_shapes(module))
+    spec = ModuleSpec((5,), head, (), "x:Small", "", {}, seed, named_arrays(module))
     return ModuleNetwork(spec, module)
 
 
@@ -43,10 +43,12 @@ def test_vector_begins_as_the_module_was_made_and_is_what_it_computes_with():
     torch.manual_seed(0)
     made = Small()
     names = [name for name, _ in made.named_parameters()]
-    assert [p.name for p in network.spec.parameters] == names
+    assert [p.name for p in network.spec.parameters] == [*names, "scale"]
     observation = torch.randn(4, 5)
     torch.testing.assert_close(network.forward(observation), made(observation))
-    flat = np.concatenate([p.detach().numpy().ravel() for p in module.parameters()])
+    module.scale.fill_(2.0)
+    tensors = [*module.parameters(), module.scale]
+    flat = np.concatenate([tensor.detach().numpy().ravel() for tensor in tensors])
     network.load(flat)
     torch.testing.assert_close(network.forward(observation), module(observation))
     np.testing.assert_array_equal(network.export(), flat)
@@ -76,7 +78,7 @@ def test_gradients_land_in_the_flat_one_and_a_step_of_the_optimizer_moves_the_mo
 def test_head_over_quantities_has_its_deviations_behind_the_module():
     network = make_network(GaussianHead(3))
     assert network.spec.parameters[-1].name == "log_std"
-    assert network.spec.num_parameters == sum(p.numel() for p in Small(3).parameters()) + 3
+    assert network.spec.num_parameters == sum(p.numel() for p in Small(3).parameters()) + 5 + 3
     policy, _ = network(torch.zeros(2, 5))
     policy.log_prob(torch.ones(2, 3)).sum().backward()
     assert (network.flat_grad[-3:] != 0.0).all()
@@ -117,7 +119,7 @@ class Spy(Small):
 
 def test_row_lies_at_its_place_of_a_pass_that_always_has_as_many_rows():
     module = Spy()
-    spec = ModuleSpec((5,), CHOICE, (), "x:Spy", "", {}, 0, named_shapes(module))
+    spec = ModuleSpec((5,), CHOICE, (), "x:Spy", "", {}, 0, named_arrays(module))
     network = ModuleNetwork(spec, module)
     observation = np.random.default_rng(0).standard_normal((9, 5)).astype(np.float32)
     place = np.array([3, 29, 31, 32, 40, 3, 4, 4, 95])

@@ -17,6 +17,7 @@ from rollout import api
 from rollout.acting import read_only
 from rollout.checkpoint import named_parameters, save_checkpoint
 from rollout.envs import Envs, Outcome
+from rollout.envs.layouts import observation_layout
 from rollout.errors import ConfigError, NetworkError, OperatorError
 from rollout.experiment import Experiment, as_experiment, load_experiment
 from rollout.failure_replay import replay_failure
@@ -24,11 +25,12 @@ from rollout.failures import Failure, load_failure, save_failure
 from rollout.learners.network import LOG_STD, ModuleSpec
 from rollout.learning import make_torch_network
 from rollout.make_actor import Actor, make_actor
-from rollout.module_trial import warnings_of
+from rollout.module_trial import made_up_inputs, warnings_of
 from rollout.plan import HostPlan
 from rollout.replay import RunReplay
 from rollout.run_directory import RunDirectory
 from rollout.shapes import make_network, make_schema
+from tests.rollout.rich_envs import Arm
 
 SOURCE = """
 import torch
@@ -282,7 +284,40 @@ def test_observation_of_categories_is_read_one_hot(folder):
     network = make_network(experiment.network, experiment.env.find())
     assert isinstance(network, ModuleSpec)
     assert network.observation_shape == (1,) and network.input_shape == (16,)
-    assert network.named_shapes[0] == ("hidden.weight", (8, 16))
+    assert network.named_arrays[0] == ("hidden.weight", (8, 16), True)
+
+
+def test_module_is_tried_on_observations_within_their_bounds(folder):
+    change(("hidden = torch.tanh", "assert observation.shape[1:] == (8,); hidden = torch.tanh"))
+    env = Arm  # shows one of three categories, three bytes, two numbers
+    tables = {"network": {"kind": "my_net:Net"}, "stop": {"env_steps": 1}}
+    spec = make_network(as_experiment(tables, env=env).network, env)
+    assert isinstance(spec, ModuleSpec)
+    shown = made_up_inputs(spec, env).numpy()
+    names = [part.name for part in observation_layout(env.observation_space).parts]
+    assert names == ["grip", "seen", "angle"]
+    np.testing.assert_array_equal(shown[:, :3].sum(1), 1.0)
+    seen = shown[:, 3:6]
+    assert (seen == seen.astype(np.uint8)).all() and seen.max() > 50
+
+
+def test_numbers_without_an_axis_and_buffers_come_back_from_a_checkpoint(folder):
+    change(
+        ("self.value =", "self.s = nn.Parameter(torch.tensor(2.0)); self.value ="),
+        ("self.hidden =", "self.register_buffer('w', torch.randn(1)); self.hidden ="),
+        ("hidden = torch.tanh(", "hidden = self.s * self.w * torch.tanh("),
+    )
+    result = api.train("x.toml", ["stop.env_steps=320", "fleet.num_actors=1"], run_dir="run")
+    before = result.policy
+    more = api.train(resume="run", overrides=["stop.env_steps=640", "seed=9"])
+    observation = np.ones(4, np.float32)
+    for name in ("w", "s"):
+        assert before.network.parameter(name).shape == (() if name == "s" else (1,))
+    place = before.network.parameter("w")
+    np.testing.assert_array_equal(
+        place.view(more.policy.parameters), place.view(before.parameters), "not drawn anew"
+    )
+    assert before.act(observation) in (0, 1)
 
 
 # What is wrong with some
@@ -326,6 +361,11 @@ def test_observation_of_categories_is_read_one_hot(folder):
          "forward changes the buffer n; buffers are constants"),
         ([("return self.policy(hidden)", "return self.policy(hidden - hidden.mean(0))")],
          "says of a row depends on the rows beside it"),
+        ([("hidden = torch.tanh", "observation *= 0.5; hidden = torch.tanh")],
+         "of an observation [8, 4], changed it"),
+        ([("return self.policy(hidden), self.value(hidden).squeeze(-1)",
+           "return self.policy(hidden).detach(), self.value(hidden).detach().squeeze(-1)")],
+         "outputs and value carry no gradient"),
     ],
 )  # fmt: skip
 def test_what_is_no_network_is_refused_before_anything_starts(folder, parts, said):
