@@ -48,7 +48,7 @@ def train(places, tmp_path):
 def test_neither_the_fleet_nor_kills_nor_resuming_change_the_result(
     train, places, tmp_path, view, policy_lag
 ):
-    updates, lag = 60, f"fleet.policy_lag={policy_lag}"
+    updates, lag = 80, f"fleet.policy_lag={policy_lag}"
     alone = train("alone", updates, lag, "fleet.num_actors=1").summary
     with Saboteur(view, places, kills(ACTOR, TEMPLATE, ACTOR), EVERY, 0).at_work() as saboteur:
         train("killed", updates // 2, lag, view=view)
