@@ -68,7 +68,8 @@ def for_env(action, env_action):
     for j in range(ACTION_SIZE):
         if IS_SQUASHED:  # in float64: the float32 that comes of it is anybody's
             low, high = np.float64(LOW[j]), np.float64(HIGH[j])
-            env_action[j] = low + (high - low) * 0.5 * (1.0 + math.tanh(np.float64(action[j])))
+            squashed = low + (high - low) * 0.5 * (1.0 + math.tanh(np.float64(action[j])))
+            env_action[j] = min(max(squashed, low), high)  # beyond them by rounding
         else:
             env_action[j] = min(max(action[j], LOW[j]), HIGH[j])
     return env_action

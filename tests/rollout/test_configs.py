@@ -20,13 +20,18 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 LEARNING = {
     "acrobot_impala": (500_000, -100.0),
     "acrobot_ppo": (300_000, -100.0),
+    "asterix_minatar_ppo": (400_000, 0.8),
     "breakout_minatar_ppo": (500_000, 5.0),
     "cartpole_impala": (500_000, 300.0),
     "cartpole_ppo": (300_000, 300.0),
+    "freeway_minatar_ppo": (400_000, 5.0),
+    "memory_impala": (150_000, 0.8),
     "memory_ppo": (100_000, 0.8),
     "mountain_car_continuous_ppo": (1_700_000, 40.0),
     "mountain_car_ppo": (800_000, -135.0),
     "pendulum_ppo": (400_000, -500.0),
+    "seaquest_minatar_ppo": (400_000, 0.6),
+    "space_invaders_minatar_ppo": (400_000, 10.0),
     # of other packages
     "half_cheetah_ppo": (250_000, -50.0),
     "hopper_ppo": (100_000, 120.0),
