@@ -111,6 +111,37 @@ def next_episode(envs, env_bytes, params, i):
     begin_episode(envs, env_bytes, params, i)
 
 
+@jit
+def end_episode(
+    envs,
+    env_bytes,
+    params,
+    i,
+    truncated,
+    finals,
+    episodes,
+    final_env,
+    final_observation,
+    episode_env,
+    episode_return,
+    episode_length,
+):
+    """Write how environment i's episode ended, and begin its next; returns (finals, episodes).
+
+    finals, episodes: how many observations of truncated episodes, and how many episodes, are
+    written; before, and after.
+    """
+    if truncated:
+        observe_one(envs, params, i, final_observation[finals])
+        final_env[finals] = i
+        finals += 1
+    episode_env[episodes] = i
+    episode_return[episodes] = envs[i].clock.episode_return
+    episode_length[episodes] = envs[i].clock.t
+    next_episode(envs, env_bytes, params, i)
+    return finals, episodes + 1
+
+
 @entry
 def go_on_all(env_bytes, params_bytes, position, stride):
     """Make good what restored records may lack. Writes env_bytes.
@@ -172,14 +203,19 @@ def step_all(
     for i in range(envs.shape[0]):
         reward[i], terminated[i], truncated[i] = step_one(envs, params, i, action[i])
         if terminated[i] or truncated[i]:
-            if truncated[i]:
-                observe_one(envs, params, i, final_observation[finals])
-                final_env[finals] = i
-                finals += 1
-            episode_env[episodes] = i
-            episode_return[episodes] = envs[i].clock.episode_return
-            episode_length[episodes] = envs[i].clock.t
-            episodes += 1
-            next_episode(envs, env_bytes, params, i)
+            finals, episodes = end_episode(
+                envs,
+                env_bytes,
+                params,
+                i,
+                truncated[i],
+                finals,
+                episodes,
+                final_env,
+                final_observation,
+                episode_env,
+                episode_return,
+                episode_length,
+            )
         observe_one(envs, params, i, observation[i])
     return finals, episodes

@@ -226,7 +226,7 @@ def _load_acting_kernels(
 def one_env_bindings(env: type[CompiledEnv], jit: bool) -> dict[str, Any]:
     """What a kernel needs that steps one environment after the other itself."""
     env_kernels = load_env_kernels(env, jit)
-    names = ("step_one", "observe_one", "next_episode", "mask_one")
+    names = ("step_one", "observe_one", "end_episode", "mask_one")
     return env_bindings(env, jit) | {name: getattr(env_kernels, name) for name in names}
 
 

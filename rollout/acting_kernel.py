@@ -14,7 +14,7 @@ from rollout.envs.records import records
 
 jit, jit_fma, entry = bound("jit"), bound("jit_fma"), bound("entry")
 step_one, observe_one = bound("step_one"), bound("observe_one")
-next_episode, mask_one = bound("next_episode"), bound("mask_one")
+end_episode, mask_one = bound("end_episode"), bound("mask_one")
 ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")
 HAS_VALUE, HAS_MASK = bound("HAS_VALUE"), bound("HAS_MASK")
 OBSERVATION_SIZE, ACTION_SIZE = bound("OBSERVATION_SIZE"), bound("ACTION_SIZE")
@@ -113,16 +113,22 @@ def act_unroll(
                 )
                 if terminated[t, i] or truncated[t, i]:
                     if truncated[t, i]:
-                        observe_one(envs, params, i, final_observation[finals])
                         final_t[finals] = t
-                        final_env[finals] = i
-                        finals += 1
                     episode_t[episodes] = t
-                    episode_env[episodes] = i
-                    episode_return[episodes] = envs[i].clock.episode_return
-                    episode_length[episodes] = envs[i].clock.t
-                    episodes += 1
-                    next_episode(envs, env_bytes, params, i)
+                    finals, episodes = end_episode(
+                        envs,
+                        env_bytes,
+                        params,
+                        i,
+                        truncated[t, i],
+                        finals,
+                        episodes,
+                        final_env,
+                        final_observation,
+                        episode_env,
+                        episode_return,
+                        episode_length,
+                    )
                 observe_one(envs, params, i, observation[t + 1, i])
             if HAS_VALUE and finals > first_final:
                 for r in range(finals - first_final):

@@ -53,8 +53,7 @@ def make_plan(experiment: Experiment) -> HostPlan:
     _check_open_files(fleet.num_actors)
     _check_shared_memory(4 * network.num_parameters, fleet)
     needs_value = experiment.algorithm.needs_value
-    memory = network.core_size, network.frame_stack
-    schema = make_schema(env, fleet.unroll_length, needs_value, *memory)
+    schema = make_schema(env, fleet.unroll_length, needs_value, network)
     _check_memory(schema.size_bytes(experiment.env.num_envs, 0, 0), fleet)
     for parent in {socket_directory(), shared_memory_directory()}:
         run_places.sweep(parent)

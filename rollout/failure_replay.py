@@ -101,7 +101,7 @@ def find_failed_env(failure: Failure) -> AnyEnv:
         source = msgspec.structs.replace(source, folder=os.getcwd())
     env = find_any_env(source)
     then = failure.schema
-    now = make_schema(env, then.unroll_length, then.has_value, then.core_size, then.frame_stack)
+    now = make_schema(env, then.unroll_length, then.has_value, then)
     if now != then:
         names = [n for n in then.__dataclass_fields__ if getattr(then, n) != getattr(now, n)]
         changes = ", ".join(f"{n} {getattr(then, n)} then, {getattr(now, n)} now" for n in names)

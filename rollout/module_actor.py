@@ -44,7 +44,6 @@ class ModulePolicy:
         self._head_offset = spec.head_offset
         self.log_std = np.zeros(spec.num_parameters - spec.head_offset, np.float32)
         self.noise = np.zeros(num_envs * action_size(spec.head), np.float32)
-        self.env_action = np.zeros(action_size(spec.head), action_dtype(spec.head))
 
     def load(self, weights: np.ndarray) -> None:
         """Take the flat vector float32 [P] for all that follows."""
@@ -76,6 +75,8 @@ class ModuleActor(EnvsWithPolicy[Envs]):
         super().__init__(envs, network.spec, schema)
         self.position = np.zeros(1, np.int64) if position is None else position
         self._policy = ModulePolicy(network, envs.num_envs)
+        head = network.spec.head
+        self._env_action = np.zeros(action_size(head), action_dtype(head))
         self._kernels = load_module_kernels(envs.env, network.spec, schema, envs.jit)
 
     def act(self, weights: np.ndarray, greedy: bool = False) -> memoryview:
@@ -85,7 +86,7 @@ class ModuleActor(EnvsWithPolicy[Envs]):
         policy.load(weights)
         unroll, room = self.buffer.fixed, self.buffer.room
         arrays, everyone = envs.kernel_arguments(), np.arange(envs.num_envs)
-        choosing = policy.log_std, policy.noise, policy.env_action, greedy, self.position
+        choosing = policy.log_std, policy.noise, self._env_action, greedy, self.position
         written = self.buffer.kernel_arguments()
         finals = episodes = 0
         self._kernels.observe_all(

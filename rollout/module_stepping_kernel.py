@@ -9,7 +9,7 @@ from rollout.envs.records import records
 
 entry = bound("entry")
 step_one, observe_one = bound("step_one"), bound("observe_one")
-next_episode, mask_one = bound("next_episode"), bound("mask_one")
+end_episode, mask_one = bound("end_episode"), bound("mask_one")
 ENV_RECORD, PARAMS_RECORD = bound("ENV_RECORD"), bound("PARAMS_RECORD")
 HAS_MASK, ACTION_SIZE = bound("HAS_MASK"), bound("ACTION_SIZE")
 draw_noise, choose, for_env = bound("draw_noise"), bound("choose"), bound("for_env")
@@ -79,15 +79,21 @@ def step_all(
         )
         if terminated[t, i] or truncated[t, i]:
             if truncated[t, i]:
-                observe_one(envs, params, i, final_observation[finals])
                 final_t[finals] = t
-                final_env[finals] = i
-                finals += 1
             episode_t[episodes] = t
-            episode_env[episodes] = i
-            episode_return[episodes] = envs[i].clock.episode_return
-            episode_length[episodes] = envs[i].clock.t
-            episodes += 1
-            next_episode(envs, env_bytes, params, i)
+            finals, episodes = end_episode(
+                envs,
+                env_bytes,
+                params,
+                i,
+                truncated[t, i],
+                finals,
+                episodes,
+                final_env,
+                final_observation,
+                episode_env,
+                episode_return,
+                episode_length,
+            )
         observe_one(envs, params, i, observation[t + 1, i])
     return finals, episodes

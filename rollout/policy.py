@@ -177,9 +177,8 @@ class Policy:
 
     def schema_of(self, unroll_length: int) -> UnrollSchema:
         """The same of another length."""
-        needs_value, network = self.experiment.algorithm.needs_value, self.network
-        memory = network.core_size, network.frame_stack
-        return make_schema(self.env, unroll_length, needs_value, *memory)
+        needs_value = self.experiment.algorithm.needs_value
+        return make_schema(self.env, unroll_length, needs_value, self.network)
 
     @functools.cached_property
     def _compiled(self) -> Any:

@@ -132,9 +132,8 @@ class Retrainer:
         self._env = experiment.env.find()
         fleet, num_envs = experiment.fleet, experiment.env.num_envs
         self._spec = make_network(experiment.network, self._env, experiment.seed)
-        memory = self._spec.core_size, self._spec.frame_stack
         needs_value = experiment.algorithm.needs_value
-        self._schema = make_schema(self._env, fleet.unroll_length, needs_value, *memory)
+        self._schema = make_schema(self._env, fleet.unroll_length, needs_value, self._spec)
         self._algorithm, self._network = make_learning(experiment, self._spec)
         self._batch = Batch(self._schema, num_envs, allocate)
         self._states = EnvStates(num_envs, self._schema.state_bytes, experiment.seed)

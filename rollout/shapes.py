@@ -188,9 +188,16 @@ def quantities_for_env(env: AnyEnv, head: GaussianHead, action: np.ndarray) -> n
 
 
 def make_schema(
-    env: AnyEnv, unroll_length: int, has_value: bool, core_size: int = 0, frame_stack: int = 1
+    env: AnyEnv,
+    unroll_length: int,
+    has_value: bool,
+    remembering: Network | UnrollSchema | None = None,
 ) -> UnrollSchema:
-    """What the unrolls of an environment look like, and of a network that remembers so much."""
+    """What the unrolls of an environment look like.
+
+    remembering: the network that acts, or a schema of its unrolls; None: one without a core that
+    stacks no frames.
+    """
     shown, taken = observation_layout(env.observation_space), action_layout(env.action_space)
     schema = UnrollSchema(
         unroll_length=unroll_length,
@@ -201,8 +208,8 @@ def make_schema(
         has_value=has_value,
         mask_size=taken.mask_size if hasattr(env, "action_mask") else 0,
         state_fields=state_fields(env),
-        core_size=core_size,
-        frame_stack=frame_stack,
+        core_size=remembering.core_size if remembering else 0,
+        frame_stack=remembering.frame_stack if remembering else 1,
         has_no_ops=isinstance(env, ForeignEnv) and env.has_no_ops,
     )
     return replace(schema, state_bytes=state_bytes(env) + schema.memory_bytes)

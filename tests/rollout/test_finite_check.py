@@ -70,7 +70,7 @@ class Acted:
         self.weights = initial_parameters(network, 0)
         self.weights.flags.writeable = False
         self.position = np.full(1, -1, np.int64)
-        schema = make_schema(env, T, True, network.core_size, network.frame_stack)
+        schema = make_schema(env, T, True, network)
         self.actor = make_actor(env, N, 7, network, schema, first_env=10, jit=False)
         self.actor.act(self.weights)
         self.began = self.actor.envs.clocks.copy()  # the second unroll is looked at

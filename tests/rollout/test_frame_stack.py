@@ -102,7 +102,7 @@ def weights_for(network: NetworkSpec) -> np.ndarray:
 def make_actor(name: str, num_envs: int, first_env: int = 0, jit: bool = False) -> UnrollActor:
     """Without JIT it compiles nothing: the loops are the same, in Python."""
     (env, _), network = SETTINGS[name], spec_of(name)
-    schema = make_schema(env, T, True, network.core_size, network.frame_stack)
+    schema = make_schema(env, T, True, network)
     return UnrollActor(Envs(env, num_envs, 3, first_env=first_env, jit=jit), network, schema)
 
 
@@ -267,7 +267,8 @@ def test_bits_depend_neither_on_the_sharing_out_nor_on_a_restart(name):
 
 def test_single_frames_are_sent_and_those_before_once():
     env = SETTINGS["channels last"][0]
-    one, four = (make_schema(env, 64, True, 0, k) for k in (1, 4))
+    networks = (make_network(ConvSettings(**CONV, frame_stack=k), env) for k in (1, 4))
+    one, four = (make_schema(env, 64, True, network) for network in networks)
     frame = 6 * 5 * 3
     # before row 0, and at the end of the state: a stack in each row would be 3 * 65
     assert four.size_bytes(16, 0, 0) - one.size_bytes(16, 0, 0) == 16 * 2 * 3 * frame
@@ -288,7 +289,7 @@ def test_single_frames_are_sent_and_those_before_once():
 def test_steps_that_are_none_are_no_frames(env):
     num_envs = 3
     network = make_network(MlpSettings(hidden_sizes=(7,), frame_stack=4), env)
-    schema = make_schema(env, 30, True, 0, 4)
+    schema = make_schema(env, 30, True, network)
     actor = SteppingActor(make_envs(env, num_envs, 5), network, schema)
     weights = weights_for(network)
     unrolls = [act(actor, weights) for _ in range(2)]
@@ -408,7 +409,7 @@ class Recall(CompiledEnv):
 @pytest.mark.parametrize("k", [1, 2])
 def test_what_was_shown_before_is_learned_by_those_that_see_it(k):
     network = make_network(MlpSettings(hidden_sizes=(32,), frame_stack=k), Recall)
-    actor = UnrollActor(Envs(Recall, 32, 1), network, make_schema(Recall, 32, True, 0, k))
+    actor = UnrollActor(Envs(Recall, 32, 1), network, make_schema(Recall, 32, True, network))
     learning = TorchNetwork(network, initial_parameters(network, 1))
     algorithm = PPO(learning, PpoSettings(learning_rate=3e-3, num_minibatches=4), 1)
     batch, returns = Batch(actor.buffer.schema, 32), []

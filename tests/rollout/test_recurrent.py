@@ -65,7 +65,7 @@ def weights_for(network: NetworkSpec, seed: int = 0) -> np.ndarray:
 
 def make_actor(name: str, num_envs: int = N, first_env: int = 0, length: int = T) -> UnrollActor:
     network = NETWORKS[name]
-    schema = make_schema(Short, length, True, network.core_size)
+    schema = make_schema(Short, length, True, network)
     return UnrollActor(Envs(Short, num_envs, 3, first_env=first_env), network, schema)
 
 
@@ -271,7 +271,7 @@ def test_policy_that_is_given_its_memory_acts_as_actors_do():
     network = make_network(experiment.network, Memory)
     assert isinstance(network, NetworkSpec)
     policy = Policy(experiment, weights_for(network).copy())
-    schema = make_schema(Memory, 30, True, network.core_size)
+    schema = make_schema(Memory, 30, True, network)
     acting = UnrollActor(Envs(Memory, 3, 2), network, schema)
     acting.act(weights_for(network), greedy=True)
     unroll, memory = acting.buffer.unroll(), None
@@ -367,7 +367,7 @@ def test_memory_is_solved_by_those_that_remember_alone(kind, learns):
     head = CategoricalHead((2,))
     core = (kind, 32) if kind else None
     spec = make_mlp((2,), head, (32,), "tanh", "shared", core=core)
-    schema = make_schema(Memory, 36, True, spec.core_size)
+    schema = make_schema(Memory, 36, True, spec)
     actor = UnrollActor(Envs(Memory, 64, 1), spec, schema)
     network = TorchNetwork(spec, initial_parameters(spec, 1))
     algorithm = learns(network, learns.Settings(learning_rate=3e-3, num_minibatches=4), 1)
