@@ -350,6 +350,28 @@ def test_core_in_torch_is_torchs_own(kind):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [Lstm, Gru])
+def test_gradients_of_a_core_are_the_slopes(kind):
+    """Of every number of its states, by everything that it reads, against differences of them."""
+    steps, columns, inputs, size = 4, 2, 3, 2
+    generator = torch.Generator().manual_seed(2)
+    layer = kind("core", "observation", inputs, size)
+
+    def numbers(*shape):
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return drawn.requires_grad_()
+
+    is_first = torch.tensor([[0, 0], [1, 0], [0, 0], [0, 1]], dtype=torch.bool).flatten()
+    read = [numbers(steps * columns, inputs), numbers(columns, layer.core_size)]
+    parameters = [numbers(*shape) for _, shape in layer.shapes()]
+    assert torch.autograd.gradcheck(
+        lambda source, core_state, *parameters: run_core(
+            layer, source, list(parameters), core_state, is_first
+        ),
+        (*read, *parameters),
+    )
+
+
 def test_forget_gates_begin_open_and_matrices_orthogonal():
     spec = NETWORKS["lstm"]
     flat = initial_parameters(spec, 3)
