@@ -27,7 +27,7 @@ LEARNING = {
     "freeway_minatar_ppo": (400_000, 5.0),
     "memory_impala": (150_000, 0.8),
     "memory_ppo": (100_000, 0.8),
-    "mountain_car_continuous_ppo": (1_700_000, 40.0),
+    "mountain_car_continuous_ppo": (600_000, 85.0),
     "mountain_car_ppo": (800_000, -135.0),
     "pendulum_ppo": (400_000, -500.0),
     "seaquest_minatar_ppo": (400_000, 0.6),
