@@ -2,9 +2,9 @@
 
 Slow-v0, of whose steps 10 % take 20 times as long as the others, in async and in lockstep, in turn:
 the share of the actors' time in acting, after the first updates; the rest is waiting for weights or
-for credit. Few environments for each actor and short unrolls, so that an actor's unroll takes now
-half, now twice as long as another's. Every run must account for each unroll. `key=value` arguments
-change the experiment.
+for credit. Each actor has two environments, so that its unrolls are as uneven as they can be; with
+unrolls of 64 steps, the default. Every run must account for each unroll. `key=value` arguments change
+the experiment.
 """
 
 import sys
@@ -24,13 +24,13 @@ SETTINGS = (
     'env.id="Slow-v0"',
     "env.num_envs=16",
     "fleet.num_actors=8",
-    "fleet.unroll_length=16",
+    "fleet.unroll_length=64",
     "algorithm.vtrace=true",
     "algorithm.num_minibatches=1",
     "network.hidden_sizes=[16]",
 )
 MODES = ("async", "lockstep")
-UPDATES, UNMEASURED = 80, 10
+UPDATES, UNMEASURED = 40, 5
 REPEATS = 2
 WANTED_SHARE = 0.9
 

@@ -29,7 +29,7 @@ LEARNING = {
     "memory_ppo": (100_000, 0.8),
     "mountain_car_continuous_ppo": (600_000, 85.0),
     "mountain_car_ppo": (800_000, -135.0),
-    "pendulum_ppo": (400_000, -500.0),
+    "pendulum_ppo": (300_000, -300.0),
     "seaquest_minatar_ppo": (400_000, 0.6),
     "space_invaders_minatar_ppo": (400_000, 10.0),
     # of other packages
