@@ -35,12 +35,16 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where columns of a batch came from. env: their environments, int64 [n]."""
+    """Where columns of a batch came from. env: their environments, int64 [n]. column: the first."""
 
     actor: int
     unroll_index: int
     weights_version: int
     env: np.ndarray
+    column: int
+
+    def __contains__(self, column: int) -> bool:
+        return self.column <= column < self.column + len(self.env)
 
     def __str__(self) -> str:
         first, last = self.env[0], self.env[-1]
@@ -71,7 +75,7 @@ class FullBatch:
         header = arrival.header
         version, env = header.weights_version, arrival.env[start:stop]
         self.batch.put(arrival.unroll, column, env, version, start)
-        self.origins.append(Origin(header.actor, header.unroll_index, version, env))
+        self.origins.append(Origin(header.actor, header.unroll_index, version, env, column))
         arrival.num_put = stop
         is_whole = stop == len(arrival.env)
         if is_whole:

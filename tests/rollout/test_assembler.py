@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rollout.assembler import Arrival, AsyncAssembler, FullBatch, LockstepAssembler
 from rollout.learners.unroll import COLUMNS, STARTS_AND_ENDS, TAILS, Batch, Unroll, UnrollSchema
+from rollout.skipped_steps import describe_skipped
 from rollout.wire import Header, Kind
 
 T = 3
@@ -365,3 +366,13 @@ def test_unroll_wider_than_a_batch_is_acknowledged_once_when_all_of_it_is_in():
     assert placed.acknowledge == [arrival]
     assert placed.full == []
     assert counted(assembler.held()) == {(5, "unrolls"): 1, (5, "steps"): T}
+
+
+def test_skipped_step_is_blamed_on_the_unroll_that_brought_the_number():
+    """In async a batch may have two unrolls of one environment; the second's numbers are larger."""
+    assembler = AsyncAssembler([Batch(SCHEMA, 2)])
+    placed = [assembler.put(make_arrival(4, [7], [index], index)) for index in (0, 1)][-1]
+    text = describe_skipped(3, 1, placed.full[0])
+    assert text.startswith("update 3: 1 optimizer step was skipped")
+    assert "(environment 7, unroll 1, step 2 of it)" in text
+    assert "unroll 0, step" not in text
