@@ -3,8 +3,8 @@
 Slow-v0, of whose steps 10 % take 20 times as long as the others, in async and in lockstep, in turn:
 the share of the actors' time in acting, after the first updates; the rest is waiting for weights or
 for credit. Each actor has two environments, so that its unrolls are as uneven as they can be; with
-unrolls of 64 steps, the default. Every run must account for each unroll. `key=value` arguments change
-the experiment.
+unrolls of 64 steps, the default. Every run must account for each unroll. `key=value` arguments
+change the experiment.
 """
 
 import sys
