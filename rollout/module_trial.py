@@ -174,7 +174,7 @@ def _pass(
     given = inputs.clone()
     try:
         returned = module(given)
-    except Exception as error:  # whatever an author's code raises
+    except (Exception, SystemExit) as error:  # whatever an author's code raises
         raise failed(spec.kind, what, error) from error
     if not torch.equal(given, inputs):
         raise _refused(spec, f"{what} changed it; others read it, too: leave it as it is")

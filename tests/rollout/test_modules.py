@@ -328,6 +328,8 @@ def test_numbers_without_an_axis_and_buffers_come_back_from_a_checkpoint(folder)
     [
         ([("def __init__", "def init")], "TypeError: Net.__init__() got an unex"),
         ([("super().__init__()", "1 / 0")], "Net((4,), 2, width=6) failed at {folder}/my_net.py:8"),
+        ([("super().__init__()", "raise SystemExit(3)")], "{folder}/my_net.py:8: SystemExit: 3"),
+        ([("hidden = torch", "exit(3); hidden = torch")], "{folder}/my_net.py:16: SystemExit: 3"),
         ([("class Net(nn.Module)", "class Net")], "; wanted a subclass of torch.nn.Module"),
         ([("class Net", "class Other")], "my_net.py) has no 'Net'; it has Other"),
         ([("import torch\n", "import torchh\n")], "my_net failed at {folder}/my_net.py:2"),

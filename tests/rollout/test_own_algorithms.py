@@ -275,6 +275,7 @@ def elsewhere(self, rows):
         ({"update": lambda *_: None}, "update returned an object of type NoneType; wanted metrics"),
         ({"update": lambda *_: {"loss": "x"}}, "update returned 'loss' as an object of type str"),
         ({"update": lambda *_: 1 / 0}, f"failed at {__file__}:"),
+        ({"update": lambda *_: sys.exit(3)}, "SystemExit: 3"),
     ],
 )
 def test_algorithm_that_cannot_update_is_refused_before_anything_starts(parts, said):
