@@ -51,10 +51,14 @@ class Key:
                 return one
         return None
 
+    @property
+    def words(self) -> str | None:
+        """What its `Wanted` says, if it has one."""
+        return next((m for m in self.field.metadata if isinstance(m, Wanted)), None)
+
     def wanted(self) -> str:
         """The value it takes, in words."""
-        words = next((m for m in self.field.metadata if isinstance(m, Wanted)), None)
-        return words or _in_words(self.model.model_json_schema()["properties"][self.name])
+        return self.words or _in_words(self.model.model_json_schema()["properties"][self.name])
 
 
 def keys_of(
@@ -94,6 +98,8 @@ def problems_of(
             what = f"unknown key {show_key(path)}; {nearest(path, keys)}"
         elif detail["type"] == "missing":
             what = _missing(path, keys[path])
+        elif detail["type"] in ("value_error", "assertion_error") and not keys[path].words:
+            what = _refused(path, _value_at(layers.values, path), keys[path], label, detail["msg"])
         else:
             table = keys.get(path[:-1])
             kinds = table.kinds if table and path[-1] == "kind" else None
@@ -172,10 +178,14 @@ def _key_path(loc: tuple[int | str, ...], keys: Mapping[KeyPath, Key]) -> KeyPat
 def _missing(path: KeyPath, key: Key) -> str:
     example = (key.field.examples or [None])[0]
     write = f"{path[-1]} = {show_value(example)}" if example is not None else path[-1]
-    return (
-        f"missing key {show_key(path)} ({key.field.description}); "
-        f"write {write} under [{show_key(path[:-1])}]"
-    )
+    about = f" ({key.field.description})" if key.field.description else ""
+    return f"missing key {show_key(path)}{about}; write {write} under [{show_key(path[:-1])}]"
+
+
+def _refused(path: KeyPath, value: Any, key: Key, label: str, said: str) -> str:
+    """said: by a validator of the model's author, as pydantic repeats it."""
+    shown = f"[{show_key(path)}] " if key.table else found(path, value, label)
+    return f"{shown}fails its own check: {said.partition(', ')[2]}"
 
 
 def _wrong(
@@ -255,7 +265,9 @@ def _in_words(schema: dict[str, Any], plural: bool = False) -> str:
         case "array":
             least, most = schema.get("minItems", 0), schema.get("maxItems")
             count = f"{least} to {most}" if most else f"{least} or more"
-            return f"a list of {count} {_in_words(schema['items'], plural=True)}"
+            count = str(most) if least == most else count
+            of = _in_words(schema["items"], plural=True) if "items" in schema else "values"
+            return f"a list of {count} {of}"
         case _:
             return "a table"
 
