@@ -140,6 +140,13 @@ def _try(spec: ModuleSpec, module: "nn.Module", inputs: "torch.Tensor") -> int:
                 "outputs and value carry no gradient; they must come from its parameters, without "
                 "detach or torch.no_grad in between",
             )
+        if shapes := ", ".join(_strangers(module, first)):
+            raise _refused(
+                spec,
+                f"outputs and value come from tensors that are no parameters of it: {shapes}; they "
+                "would neither learn nor be saved: keep layers of a list in an nn.ModuleList, "
+                "tensors as nn.Parameter",
+            )
         again = _pass(spec, module, inputs)
         others = torch.cat([inputs[:1], torch.zeros_like(inputs[1:])])
         beside = _pass(spec, module, others)
@@ -162,6 +169,22 @@ def _try(spec: ModuleSpec, module: "nn.Module", inputs: "torch.Tensor") -> int:
             "environment; normalise over features, not over rows",
         )
     return max(1, sum(kept.values()) // ROWS)
+
+
+def _strangers(module: "nn.Module", results: "tuple[torch.Tensor, ...]") -> Iterator[str]:
+    """Shapes of tensors that results have a gradient to, and that an optimizer would not find."""
+    parameters = {id(parameter) for parameter in module.parameters()}
+    nodes: list[Any] = [tensor.grad_fn for tensor in results]
+    seen = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in parameters:
+            yield str(list(leaf.shape))
+        nodes.extend(source for source, _ in node.next_functions)
 
 
 def _pass(

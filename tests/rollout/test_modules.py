@@ -368,6 +368,9 @@ def test_numbers_without_an_axis_and_buffers_come_back_from_a_checkpoint(folder)
         ([("return self.policy(hidden), self.value(hidden).squeeze(-1)",
            "return self.policy(hidden).detach(), self.value(hidden).detach().squeeze(-1)")],
          "outputs and value carry no gradient"),
+        ([("self.value =", "self.more = [nn.Linear(width, width)]; self.value ="),
+          ("self.policy(hidden)", "self.policy(self.more[0](hidden))")],
+         "no parameters of it: [6, 6], [6]; they would neither learn nor be saved: keep layers of"),
     ],
 )  # fmt: skip
 def test_what_is_no_network_is_refused_before_anything_starts(folder, parts, said):
