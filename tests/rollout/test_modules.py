@@ -430,13 +430,21 @@ def test_run_whose_module_is_gone_or_has_changed_says_so(folder):
     spec = make_network(experiment.network, experiment.env.find())
     arrays = named_parameters(spec, make_torch_network(experiment, spec).export())
     with RunDirectory.create(experiment, "run") as run:
-        state = {"experiment": experiment.model_dump(mode="json")}
+        state = {"experiment": experiment.model_dump(mode="json"), "episode_return_mean": None}
+        state |= {"env_steps": 5, "wall_s": 1.0}
+        arrays["last_returns"] = np.zeros(0)
         save_checkpoint(run.checkpoints, update=5, arrays=arrays, state=state, keep=3)
     policy = rollout.load_policy(run.path)
     assert policy.act([0.0, 0.0, 0.0, 0.0]) in (0, 1)
+    run.summary.write_text("{}")
     change(("width, num_outputs)", "width, num_outputs, bias=False)"))
-    with pytest.raises(OperatorError, match=r"network has no parameters/policy.bias; has it chang"):
+    no_bias = r"network has no parameters/policy.bias; has it chang"
+    with pytest.raises(OperatorError, match=no_bias):
         rollout.load_policy(run.path)
+    before = {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    with pytest.raises(OperatorError, match=no_bias):
+        api.train(resume=run.path, overrides=["stop.env_steps=9999"])
+    assert before == {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
     change(("width, 1)", "width + 0, 1)"), ("width=8", "more, width=8"))
     with pytest.raises(ConfigError, match="missing 1 required positional argument: 'more'"):
         rollout.load_policy(run.path)
