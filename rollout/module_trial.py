@@ -55,11 +55,18 @@ def warnings_of(experiment: "Experiment", spec: ModuleSpec) -> list[str]:
 
 
 def _warnings(spec: ModuleSpec, env: AnyEnv, given: Any) -> Iterator[str]:
+    import torch
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.dropout import _DropoutNd
 
-    module = construct_as(spec, given)
+    module, other = construct_as(spec, given), construct_as(spec, given)
     outputs, value = module(made_up_inputs(spec, env))
+    if not all(map(torch.equal, (outputs, value), other(made_up_inputs(spec, env)))):
+        raise _refused(
+            spec,
+            f"made a second time, it gave other results; every process makes it for itself, under "
+            f"torch.manual_seed({spec.seed}): draw from torch only in its constructor",
+        )
     try:
         (outputs.sum() + value.sum()).backward()
     except Exception as error:  # whatever an author's own backward pass raises
@@ -139,6 +146,11 @@ def _try(spec: ModuleSpec, module: "nn.Module", inputs: "torch.Tensor") -> int:
                 spec,
                 "outputs and value carry no gradient; they must come from its parameters, without "
                 "detach or torch.no_grad in between",
+            )
+        known = {name for name, *_ in spec.named_arrays}
+        if made := ", ".join(name for name, *_ in named_arrays(module) if name not in known):
+            raise _refused(
+                spec, f"forward makes {made}; make all parameters and buffers in the constructor"
             )
         if shapes := ", ".join(_strangers(module, first)):
             raise _refused(

@@ -371,6 +371,9 @@ def test_numbers_without_an_axis_and_buffers_come_back_from_a_checkpoint(folder)
         ([("self.value =", "self.more = [nn.Linear(width, width)]; self.value ="),
           ("self.policy(hidden)", "self.policy(self.more[0](hidden))")],
          "no parameters of it: [6, 6], [6]; they would neither learn nor be saved: keep layers of"),
+        ([("hidden = torch", "self.late = nn.Linear(4, 6); hidden = torch"),
+          ("self.hidden(obs", "self.late(obs")],
+         "forward makes late.weight, late.bias; make all parameters and buffers in the constr"),
     ],
 )  # fmt: skip
 def test_what_is_no_network_is_refused_before_anything_starts(folder, parts, said):
@@ -423,6 +426,16 @@ def test_what_will_not_learn_or_does_nothing_is_warned_of(folder):
     assert len(said) == 2
     assert "d is a Dropout, which does what it does in evaluation mode only" in said[0]
     assert "n is a BatchNorm1d" in said[1]
+
+
+def test_module_that_is_another_one_each_time_is_refused(folder):
+    change(
+        ("import torch\n", "import random\nimport torch\n"),
+        ("super().__init__()", "super().__init__(); self.scale = random.random()"),
+        ("self.policy(hidden)", "self.scale * self.policy(hidden)"),
+    )
+    with pytest.raises(NetworkError, match="a second time, it gave other results; every process"):
+        api.train("x.toml")
 
 
 def test_run_whose_module_is_gone_or_has_changed_says_so(folder):
