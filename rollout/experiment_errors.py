@@ -95,7 +95,8 @@ def problems_of(
             continue
         label = layers.source_of(path).label
         if detail["type"] == "extra_forbidden":
-            what = f"unknown key {show_key(path)}; {nearest(path, keys)}"
+            next_move = _of_other_kinds(path, keys) or nearest(path, keys)
+            what = f"unknown key {show_key(path)}; {next_move}"
         elif detail["type"] == "missing":
             what = _missing(path, keys[path])
         elif detail["type"] in ("value_error", "assertion_error") and not keys[path].words:
@@ -119,6 +120,16 @@ def nearest(path: KeyPath, known: Iterable[KeyPath]) -> str:
             return f"did you mean {show_key(names[name])}?"
     where = f"[{show_key(path[:-1])}]" if path[:-1] else "an experiment"
     return f"{where} has {', '.join(show_key(key[-1:]) for key in siblings) or 'no keys'}"
+
+
+def _of_other_kinds(path: KeyPath, keys: Mapping[KeyPath, Key]) -> str | None:
+    """The next move after a key that only other kinds of its table have."""
+    table = keys.get(path[:-1])
+    models = table.kinds.models if table and table.kinds else {}
+    kinds = [show_value(kind) for kind, model in models.items() if path[-1] in model.model_fields]
+    if not kinds:
+        return None
+    return f"only {show_key((*path[:-1], 'kind'))}={' or '.join(kinds)} has it; leave it out"
 
 
 def found(path: KeyPath, value: Any, label: str) -> str:

@@ -385,6 +385,18 @@ def test_what_is_no_network_is_refused_before_anything_starts(folder, parts, sai
     assert said.format(folder=folder) in problem
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "said"),
+    [
+        ("my_net:Net", "frame_stack=2", 'only network.kind="mlp" or "conv" has it; leave it out'),
+        ("conv", "normalize_observations=true", 'only network.kind="mlp" has it; leave it out'),
+    ],
+)
+def test_key_of_another_kind_is_told_whose_it_is(folder, kind, key, said):
+    with pytest.raises(ConfigError, match=f"unknown key network.{key.partition('=')[0]}; {said}"):
+        load_experiment("x.toml", [f"network.kind={kind}", f"network.{key}"])
+
+
 def test_misspelt_kinds_and_keys_are_named(folder):
     with pytest.raises(ConfigError) as caught:
         load_experiment("x.toml", ["network.kind=my_nett:Net"])
