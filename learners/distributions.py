@@ -47,14 +47,15 @@ class Categorical:
         self.log_probs = torch.log_softmax(logits.t(), dim=0).t()
 
     def log_prob(self, action: torch.Tensor) -> torch.Tensor:
-        """action: any integers, [R]."""
-        if action.shape != self.log_probs.shape[:1]:
+        """action: any integers, [R]; or [R, 1], as spaces of several choices have a single one."""
+        rows = len(self.log_probs)
+        if action.shape not in ((rows,), (rows, 1)):
             raise ValueError(
                 f"actions {list(action.shape)} for log-probabilities "
                 f"{list(self.log_probs.shape)}, expected [rows]"
             )
         # nll_loss is a gather whose gradient is a plain loop instead of a scatter
-        return -functional.nll_loss(self.log_probs, action.long(), reduction="none")
+        return -functional.nll_loss(self.log_probs, action.reshape(rows).long(), reduction="none")
 
     def entropy(self) -> torch.Tensor:
         return -(self.log_probs.exp() * self.log_probs).sum(-1)

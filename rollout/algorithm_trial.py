@@ -39,7 +39,7 @@ def try_out(experiment: Experiment, network: Network, schema: UnrollSchema) -> l
             tried.load_checkpoint_state(tried.checkpoint_state())
     except AlgorithmError:
         raise
-    except Exception as error:  # whatever an author's code raises
+    except (Exception, SystemExit) as error:  # whatever an author's code raises
         place = raised_at(error)
         raise AlgorithmError(
             f"algorithm {name!r}: a first update, on made-up data, failed"

@@ -26,7 +26,7 @@ from rollout.order_log import cut_to
 from rollout.plan import HostPlan
 from rollout.progress import Callback, Progress, View, Views
 from rollout.results import summary_of
-from rollout.resume import Resumption, begin_resume, plan_resume
+from rollout.resume import Resumption, begin_resume, check_fit, plan_resume
 from rollout.run import Run
 from rollout.run_directory import RunDirectory
 from rollout.summary import Summary
@@ -123,6 +123,7 @@ def train(
         if directory is None:
             directory = closing.enter_context(_new_directory(experiment, run_dir))
         elif resumption is not None:
+            check_fit(resumption, plan.network, plan.schema)  # refuses before anything is changed
             _begin_resume(directory, resumption, view)
             began -= resumption.checkpoint.state["wall_s"]
         run = Run(directory, plan, given, resumption, view, Clock(began), events)

@@ -364,8 +364,9 @@ def _validate(
         if messages is None:  # a later round meets only what putting defaults has brought about
             messages = list(problems.values())
         for path in problems:
-            if path[1:] == ("kind",) and Key(Experiment, path[0]).kinds:
-                path = path[:1]  # without its kind, a table's other keys mean nothing
+            is_kind = path[1:] == ("kind",) and Key(Experiment, path[0]).kinds
+            if is_kind or (layers.lacks(path) and path != ("env", "id")):
+                path = path[:1]  # without that, a table's other keys mean nothing
             wrong.add(path)
             _put_default(layers, path)
 

@@ -51,10 +51,14 @@ class Key:
                 return one
         return None
 
+    @property
+    def words(self) -> str | None:
+        """What its `Wanted` says, if it has one."""
+        return next((m for m in self.field.metadata if isinstance(m, Wanted)), None)
+
     def wanted(self) -> str:
         """The value it takes, in words."""
-        words = next((m for m in self.field.metadata if isinstance(m, Wanted)), None)
-        return words or _in_words(self.model.model_json_schema()["properties"][self.name])
+        return self.words or _in_words(self.model.model_json_schema()["properties"][self.name])
 
 
 def keys_of(
@@ -91,9 +95,12 @@ def problems_of(
             continue
         label = layers.source_of(path).label
         if detail["type"] == "extra_forbidden":
-            what = f"unknown key {show_key(path)}; {nearest(path, keys)}"
+            next_move = _of_other_kinds(path, keys) or nearest(path, keys)
+            what = f"unknown key {show_key(path)}; {next_move}"
         elif detail["type"] == "missing":
             what = _missing(path, keys[path])
+        elif detail["type"] in ("value_error", "assertion_error") and not keys[path].words:
+            what = _refused(path, _value_at(layers.values, path), keys[path], label, detail["msg"])
         else:
             table = keys.get(path[:-1])
             kinds = table.kinds if table and path[-1] == "kind" else None
@@ -113,6 +120,16 @@ def nearest(path: KeyPath, known: Iterable[KeyPath]) -> str:
             return f"did you mean {show_key(names[name])}?"
     where = f"[{show_key(path[:-1])}]" if path[:-1] else "an experiment"
     return f"{where} has {', '.join(show_key(key[-1:]) for key in siblings) or 'no keys'}"
+
+
+def _of_other_kinds(path: KeyPath, keys: Mapping[KeyPath, Key]) -> str | None:
+    """The next move after a key that only other kinds of its table have."""
+    table = keys.get(path[:-1])
+    models = table.kinds.models if table and table.kinds else {}
+    kinds = [show_value(kind) for kind, model in models.items() if path[-1] in model.model_fields]
+    if not kinds:
+        return None
+    return f"only {show_key((*path[:-1], 'kind'))}={' or '.join(kinds)} has it; leave it out"
 
 
 def found(path: KeyPath, value: Any, label: str) -> str:
@@ -172,10 +189,14 @@ def _key_path(loc: tuple[int | str, ...], keys: Mapping[KeyPath, Key]) -> KeyPat
 def _missing(path: KeyPath, key: Key) -> str:
     example = (key.field.examples or [None])[0]
     write = f"{path[-1]} = {show_value(example)}" if example is not None else path[-1]
-    return (
-        f"missing key {show_key(path)} ({key.field.description}); "
-        f"write {write} under [{show_key(path[:-1])}]"
-    )
+    about = f" ({key.field.description})" if key.field.description else ""
+    return f"missing key {show_key(path)}{about}; write {write} under [{show_key(path[:-1])}]"
+
+
+def _refused(path: KeyPath, value: Any, key: Key, label: str, said: str) -> str:
+    """said: by a validator of the model's author, as pydantic repeats it."""
+    shown = f"[{show_key(path)}] " if key.table else found(path, value, label)
+    return f"{shown}fails its own check: {said.partition(', ')[2]}"
 
 
 def _wrong(
@@ -255,7 +276,9 @@ def _in_words(schema: dict[str, Any], plural: bool = False) -> str:
         case "array":
             least, most = schema.get("minItems", 0), schema.get("maxItems")
             count = f"{least} to {most}" if most else f"{least} or more"
-            return f"a list of {count} {_in_words(schema['items'], plural=True)}"
+            count = str(most) if least == most else count
+            of = _in_words(schema["items"], plural=True) if "items" in schema else "values"
+            return f"a list of {count} {of}"
         case _:
             return "a table"
 

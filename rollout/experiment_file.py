@@ -89,12 +89,19 @@ class Layers:
         above = (self.sources[p] for n in range(len(path)) if (p := path[:n]) in self.sources)
         return next(below, None) or next(above, None) or self.main
 
+    def lacks(self, path: KeyPath) -> bool:
+        """Whether there is no such key in a table that is there."""
+        table: Any = self.values
+        for key in path[:-1]:
+            table = table.get(key) if isinstance(table, Mapping) else None
+        return isinstance(table, Mapping) and path[-1] not in table
+
     def remove(self, path: KeyPath) -> None:
-        """Forget the value or table at a path that is there."""
+        """Forget the value or table at a path, if it is there."""
         table = self.values
         for key in path[:-1]:
-            table = table[key]
-        del table[path[-1]]
+            table = table.get(key, {})
+        table.pop(path[-1], None)
         self._forget_sources(path)
 
     def _merge(

@@ -55,11 +55,18 @@ def warnings_of(experiment: "Experiment", spec: ModuleSpec) -> list[str]:
 
 
 def _warnings(spec: ModuleSpec, env: AnyEnv, given: Any) -> Iterator[str]:
+    import torch
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.dropout import _DropoutNd
 
-    module = construct_as(spec, given)
+    module, other = construct_as(spec, given), construct_as(spec, given)
     outputs, value = module(made_up_inputs(spec, env))
+    if not all(map(torch.equal, (outputs, value), other(made_up_inputs(spec, env)))):
+        raise _refused(
+            spec,
+            f"made a second time, it gave other results; every process makes it for itself, under "
+            f"torch.manual_seed({spec.seed}): draw from torch only in its constructor",
+        )
     try:
         (outputs.sum() + value.sum()).backward()
     except Exception as error:  # whatever an author's own backward pass raises
@@ -140,6 +147,18 @@ def _try(spec: ModuleSpec, module: "nn.Module", inputs: "torch.Tensor") -> int:
                 "outputs and value carry no gradient; they must come from its parameters, without "
                 "detach or torch.no_grad in between",
             )
+        known = {name for name, *_ in spec.named_arrays}
+        if made := ", ".join(name for name, *_ in named_arrays(module) if name not in known):
+            raise _refused(
+                spec, f"forward makes {made}; make all parameters and buffers in the constructor"
+            )
+        if shapes := ", ".join(_strangers(module, first)):
+            raise _refused(
+                spec,
+                f"outputs and value come from tensors that are no parameters of it: {shapes}; they "
+                "would neither learn nor be saved: keep layers of a list in an nn.ModuleList, "
+                "tensors as nn.Parameter",
+            )
         again = _pass(spec, module, inputs)
         others = torch.cat([inputs[:1], torch.zeros_like(inputs[1:])])
         beside = _pass(spec, module, others)
@@ -164,6 +183,22 @@ def _try(spec: ModuleSpec, module: "nn.Module", inputs: "torch.Tensor") -> int:
     return max(1, sum(kept.values()) // ROWS)
 
 
+def _strangers(module: "nn.Module", results: "tuple[torch.Tensor, ...]") -> Iterator[str]:
+    """Shapes of tensors that results have a gradient to, and that an optimizer would not find."""
+    parameters = {id(parameter) for parameter in module.parameters()}
+    nodes: list[Any] = [tensor.grad_fn for tensor in results]
+    seen = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in parameters:
+            yield str(list(leaf.shape))
+        nodes.extend(source for source, _ in node.next_functions)
+
+
 def _pass(
     spec: ModuleSpec, module: "nn.Module", inputs: "torch.Tensor"
 ) -> "tuple[torch.Tensor, torch.Tensor]":
@@ -174,7 +209,7 @@ def _pass(
     given = inputs.clone()
     try:
         returned = module(given)
-    except Exception as error:  # whatever an author's code raises
+    except (Exception, SystemExit) as error:  # whatever an author's code raises
         raise failed(spec.kind, what, error) from error
     if not torch.equal(given, inputs):
         raise _refused(spec, f"{what} changed it; others read it, too: leave it as it is")

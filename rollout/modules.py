@@ -83,14 +83,14 @@ def construct(spec: ModuleSpec, given: Any = None) -> "nn.Module":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             module = made(shape, num_outputs, **spec.params)
-    except Exception as error:  # whatever an author's code raises
+    except (Exception, SystemExit) as error:  # whatever an author's code raises
         parts = [str(shape), str(num_outputs), *(f"{k}={v!r}" for k, v in spec.params.items())]
         raise failed(kind, f"{made.__name__}({', '.join(parts)})", error) from error
     _check_parameters(kind, module, spec)
     return module.eval()
 
 
-def failed(kind: str, what: str, error: Exception) -> NetworkError:
+def failed(kind: str, what: str, error: BaseException) -> NetworkError:
     """What an author's code raised, with the line of it."""
     place = raised_at(error)
     where = f" at {place}" if place else ""

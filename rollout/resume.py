@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rollout.checkpoint import Checkpoint, load_newest
+from rollout.checkpoint import Checkpoint, load_newest, policy_parameters
 from rollout.errors import OperatorError, RunFailed
 from rollout.experiment import Experiment, leaves, resolve, resolved_toml
 from rollout.experiment_errors import show_key, show_value
+from rollout.learners.network import Network
+from rollout.learners.unroll import UnrollSchema
+from rollout.results import ENV_STATE
 from rollout.run_directory import RunDirectory, write_atomically
 
 # What no override allows, by table or key, and why.
@@ -97,6 +100,22 @@ def plan_resume(
     if silent:
         raise OperatorError(_silent_changes(run, checkpoint, silent))
     return resumption
+
+
+def check_fit(resumption: Resumption, network: Network, schema: UnrollSchema) -> None:
+    """Raises OperatorError if the checkpoint is of another network, or of other states."""
+    checkpoint = resumption.checkpoint
+    policy_parameters(checkpoint, network)
+    if not resumption.keeps_states:
+        return
+    kept, now = checkpoint.arrays[ENV_STATE], schema.state_fields
+    then = checkpoint.state.get("state_fields", now)
+    if kept.shape[1] != schema.state_bytes or then != now:
+        env = resumption.experiment.env.find()
+        raise OperatorError(
+            f"the state of {env.__qualname__} is {now}, in {checkpoint.path.name} it "
+            f"is {then}: it was changed since; undo that, or start a new run"
+        )
 
 
 def begin_resume(run: RunDirectory, resumption: Resumption) -> None:

@@ -15,7 +15,7 @@ from rollout.checkpoint import Checkpoint, named_parameters, policy_parameters
 from rollout.cluster import Cluster
 from rollout.env_states import EnvStates
 from rollout.envs.foreign.foreign_env import ForeignEnv
-from rollout.errors import OperatorError, RunFailed
+from rollout.errors import RunFailed
 from rollout.events import Event
 from rollout.inbox import Inbox
 from rollout.learner import Clock, Learner
@@ -168,14 +168,7 @@ class Run:
             account.put_state(checkpoint.state["account"])
             states.episodes_lost.update(checkpoint.state["episodes_lost"])
             if self._resumption.keeps_states:
-                kept, now = checkpoint.arrays[ENV_STATE], plan.schema.state_fields
-                then = checkpoint.state.get("state_fields", now)
-                if kept.shape[1] != plan.schema.state_bytes or then != now:
-                    raise OperatorError(
-                        f"the state of {env.__qualname__} is {now}, in {checkpoint.path.name} it "
-                        f"is {then}: it was changed since; undo that, or start a new run"
-                    )
-                states.put(kept)
+                states.put(checkpoint.arrays[ENV_STATE])
                 states.put_counts(checkpoint.arrays[ENV_UNROLLS])
                 set_aside = checkpoint.state["set_aside"]
         if plan.is_lockstep:

@@ -222,13 +222,19 @@ def test_log_std_of_an_output_is_near_it_and_in_its_range() -> None:
     assert (slope[(output > -2.5 * 5.0) & (output < 2.5 * 2.0)] > 0.02).all(), "a way back"
 
 
+def test_single_choice_may_have_an_axis_of_its_own(logits: torch.Tensor) -> None:
+    action = torch.arange(len(logits)) % logits.shape[1]
+    policy = Categorical(logits)
+    assert torch.equal(policy.log_prob(action[:, None]), policy.log_prob(action))
+
+
 def test_wrong_shapes_are_refused(logits: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"logits \[7\], expected \[rows, actions\]"):
         Categorical(logits[0])
     with pytest.raises(ValueError, match=r"mask \[50, 6\] for logits \[50, 7\]"):
         Categorical(logits, torch.ones(50, 6, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"actions \[50, 1\]"):
-        Categorical(logits).log_prob(torch.zeros(50, 1))
+    with pytest.raises(ValueError, match=r"actions \[50, 2\]"):
+        Categorical(logits).log_prob(torch.zeros(50, 2))
     with pytest.raises(ValueError, match=r"actions \[50\], expected \[rows, 2 choices\]"):
         MultiCategorical(logits, (2, 5)).log_prob(torch.zeros(50))
     with pytest.raises(ValueError, match=r"mean \[50, 7\] and log_std \[2\]"):

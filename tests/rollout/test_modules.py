@@ -328,6 +328,8 @@ def test_numbers_without_an_axis_and_buffers_come_back_from_a_checkpoint(folder)
     [
         ([("def __init__", "def init")], "TypeError: Net.__init__() got an unex"),
         ([("super().__init__()", "1 / 0")], "Net((4,), 2, width=6) failed at {folder}/my_net.py:8"),
+        ([("super().__init__()", "raise SystemExit(3)")], "{folder}/my_net.py:8: SystemExit: 3"),
+        ([("hidden = torch", "exit(3); hidden = torch")], "{folder}/my_net.py:16: SystemExit: 3"),
         ([("class Net(nn.Module)", "class Net")], "; wanted a subclass of torch.nn.Module"),
         ([("class Net", "class Other")], "my_net.py) has no 'Net'; it has Other"),
         ([("import torch\n", "import torchh\n")], "my_net failed at {folder}/my_net.py:2"),
@@ -366,6 +368,12 @@ def test_numbers_without_an_axis_and_buffers_come_back_from_a_checkpoint(folder)
         ([("return self.policy(hidden), self.value(hidden).squeeze(-1)",
            "return self.policy(hidden).detach(), self.value(hidden).detach().squeeze(-1)")],
          "outputs and value carry no gradient"),
+        ([("self.value =", "self.more = [nn.Linear(width, width)]; self.value ="),
+          ("self.policy(hidden)", "self.policy(self.more[0](hidden))")],
+         "no parameters of it: [6, 6], [6]; they would neither learn nor be saved: keep layers of"),
+        ([("hidden = torch", "self.late = nn.Linear(4, 6); hidden = torch"),
+          ("self.hidden(obs", "self.late(obs")],
+         "forward makes late.weight, late.bias; make all parameters and buffers in the constr"),
     ],
 )  # fmt: skip
 def test_what_is_no_network_is_refused_before_anything_starts(folder, parts, said):
@@ -375,6 +383,18 @@ def test_what_is_no_network_is_refused_before_anything_starts(folder, parts, sai
     (problem,) = caught.value.problems
     assert problem.startswith("x.toml: network 'my_net:Net'")
     assert said.format(folder=folder) in problem
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "said"),
+    [
+        ("my_net:Net", "frame_stack=2", 'only network.kind="mlp" or "conv" has it; leave it out'),
+        ("conv", "normalize_observations=true", 'only network.kind="mlp" has it; leave it out'),
+    ],
+)
+def test_key_of_another_kind_is_told_whose_it_is(folder, kind, key, said):
+    with pytest.raises(ConfigError, match=f"unknown key network.{key.partition('=')[0]}; {said}"):
+        load_experiment("x.toml", [f"network.kind={kind}", f"network.{key}"])
 
 
 def test_misspelt_kinds_and_keys_are_named(folder):
@@ -420,18 +440,36 @@ def test_what_will_not_learn_or_does_nothing_is_warned_of(folder):
     assert "n is a BatchNorm1d" in said[1]
 
 
+def test_module_that_is_another_one_each_time_is_refused(folder):
+    change(
+        ("import torch\n", "import random\nimport torch\n"),
+        ("super().__init__()", "super().__init__(); self.scale = random.random()"),
+        ("self.policy(hidden)", "self.scale * self.policy(hidden)"),
+    )
+    with pytest.raises(NetworkError, match="a second time, it gave other results; every process"):
+        api.train("x.toml")
+
+
 def test_run_whose_module_is_gone_or_has_changed_says_so(folder):
     experiment = load_experiment("x.toml")
     spec = make_network(experiment.network, experiment.env.find())
     arrays = named_parameters(spec, make_torch_network(experiment, spec).export())
     with RunDirectory.create(experiment, "run") as run:
-        state = {"experiment": experiment.model_dump(mode="json")}
+        state = {"experiment": experiment.model_dump(mode="json"), "episode_return_mean": None}
+        state |= {"env_steps": 5, "wall_s": 1.0}
+        arrays["last_returns"] = np.zeros(0)
         save_checkpoint(run.checkpoints, update=5, arrays=arrays, state=state, keep=3)
     policy = rollout.load_policy(run.path)
     assert policy.act([0.0, 0.0, 0.0, 0.0]) in (0, 1)
+    run.summary.write_text("{}")
     change(("width, num_outputs)", "width, num_outputs, bias=False)"))
-    with pytest.raises(OperatorError, match=r"network has no parameters/policy.bias; has it chang"):
+    no_bias = r"network has no parameters/policy.bias; has it chang"
+    with pytest.raises(OperatorError, match=no_bias):
         rollout.load_policy(run.path)
+    before = {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    with pytest.raises(OperatorError, match=no_bias):
+        api.train(resume=run.path, overrides=["stop.env_steps=9999"])
+    assert before == {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
     change(("width, 1)", "width + 0, 1)"), ("width=8", "more, width=8"))
     with pytest.raises(ConfigError, match="missing 1 required positional argument: 'more'"):
         rollout.load_policy(run.path)

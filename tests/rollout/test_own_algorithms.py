@@ -150,6 +150,47 @@ def test_settings_are_checked_as_those_of_other_tables(folder):
     assert "seed=-1" in text
 
 
+CHECKS = """    size: int
+    shape: tuple[int, int] = (1, 2)
+
+    @field_validator("size")
+    @classmethod
+    def check_size(cls, size: int) -> int:
+        if size % 2:
+            raise ValueError("an odd size, it is cut in two")
+        return size
+
+    @model_validator(mode="after")
+    def check_all(self):
+        if self.gamma < self.gae_lambda:
+            raise ValueError("gamma is below gae_lambda")
+        return self
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problems"),
+    [
+        ([], ["x.toml: missing key algorithm.size; write size under [algorithm]"]),
+        (["algorithm.gamma=x"], ["missing key algorithm.size", "algorithm.gamma=x: wanted a n"]),
+        (["algorithm.size=3"], ["algorithm.size=3: fails its own check: an odd size, it is cut"]),
+        (["algorithm.size=2", "algorithm.gamma=0.1"], ["[algorithm] fails its own check: gamma"]),
+        (["algorithm.size=2", "algorithm.shape=3"], ["wanted a list of 2 values; leave it"]),
+    ],
+)
+def test_settings_may_be_required_and_check_themselves(folder, overrides, problems):
+    imported = "from pydantic import Field, field_validator, model_validator"
+    source = A2C.replace("from pydantic import Field", imported)
+    source = source.replace("    learning_rate:", f"{CHECKS}    learning_rate:", 1)
+    Path("my_algorithm.py").write_text(source)
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("x.toml", overrides)
+    assert len(caught.value.problems) == len(problems)
+    for said, problem in zip(problems, caught.value.problems, strict=True):
+        assert said in problem
+
+
 def test_config_digest_covers_the_settings_and_what_is_printed_loads_back(folder):
     experiment = load_experiment("x.toml")
     assert experiment.algorithm.needs_value
@@ -275,6 +316,7 @@ def elsewhere(self, rows):
         ({"update": lambda *_: None}, "update returned an object of type NoneType; wanted metrics"),
         ({"update": lambda *_: {"loss": "x"}}, "update returned 'loss' as an object of type str"),
         ({"update": lambda *_: 1 / 0}, f"failed at {__file__}:"),
+        ({"update": lambda *_: sys.exit(3)}, "SystemExit: 3"),
     ],
 )
 def test_algorithm_that_cannot_update_is_refused_before_anything_starts(parts, said):
