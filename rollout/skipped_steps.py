@@ -33,7 +33,7 @@ def _largest(batch: Batch, origins: list[Origin]) -> list[str]:
         if column.dtype.kind != "f" or not column.size:
             continue
         rows = np.abs(column).reshape(*column.shape[:2], -1).max(axis=2)
-        t, b = np.unravel_index(int(rows.argmax()), rows.shape)
+        t, b = map(int, np.unravel_index(int(rows.argmax()), rows.shape))
         env = int(batch.env[b])
         unroll = next(origin for origin in origins if b in origin).unroll_index
         place = f"environment {env}, unroll {unroll}, step {t} of it"
