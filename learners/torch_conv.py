@@ -1,7 +1,8 @@
-"""Convolutions with torch, for learning.
+"""Convolutions with torch, for learning on a GPU, or with several threads.
 
-With the channels last in memory torch takes a third to a half less time on a CPU than with them
-first, or than products of unfolded patches.
+With one thread on a CPU compiled_conv.py runs instead (torch_network.conv_for decides). With the
+channels last in memory torch takes a third to a half less time on a CPU than with them first, or
+than products of unfolded patches.
 """
 
 import torch
