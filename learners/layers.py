@@ -1,8 +1,9 @@
 """The layers that networks are made of: which numbers each has, and how these begin.
 
 A layer reads one buffer and writes another, of its own name. A kind of layer is one dataclass here,
-one function of torch (torch_network.py, torch_conv.py, torch_core.py), and one that writes compiled
-loops (rollout/dense_source.py, normalize_source.py, conv_source.py, core_source.py).
+one function of torch (torch_network.py, torch_core.py; of convolutions two: compiled_conv.py and
+torch_conv.py), and one that writes compiled loops (rollout/dense_source.py, normalize_source.py,
+conv_source.py, core_source.py).
 """
 
 import math

@@ -3,8 +3,8 @@
 On a CPU the obvious module (`nn.Linear`, `nn.Tanh`) spends half its time beside the arithmetic it
 needs, at three places:
 
-- `torch.tanh` costs six times as much as `torch.sigmoid`, from which it follows: 2 σ(2x) - 1, with
-  the doubling inside the product's own alpha and beta;
+- `torch.tanh` costs six times as much as `torch.sigmoid`, from which it follows
+  (torch_activations.py); the doubling is inside the product's own alpha and beta;
 - a product with few columns (the heads) costs as much as one with 64, its transpose a sixth of
   that: narrow layers are computed with the rows along memory, and their gradients too;
 - glibc returns every large temporary to the kernel and faults it in again, page by page:
@@ -13,10 +13,12 @@ needs, at three places:
 
 import ctypes
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from rollout.learners import torch_conv
 from rollout.learners.distributions import (
     Categorical,
     DiagonalGaussian,
@@ -28,7 +30,7 @@ from rollout.learners.distributions import (
 from rollout.learners.frames import Frames
 from rollout.learners.layers import Activation, Conv, Dense, Gru, Lstm, Normalize
 from rollout.learners.network import LOG_STD, OBSERVATION, GaussianHead, Network, NetworkSpec
-from rollout.learners.torch_conv import conv
+from rollout.learners.torch_activations import tanh_of_half_
 from rollout.learners.torch_core import run_core
 
 NARROW = 16  # a layer with fewer outputs is computed transposed
@@ -59,6 +61,8 @@ class TorchNetwork:
                 view.requires_grad_().grad = parameter.view(self.flat_grad)
             self.parameters[parameter.name] = view
         self.load(parameters)
+        if isinstance(spec, NetworkSpec) and any(isinstance(one, Conv) for one in spec.layers):
+            self._conv = conv_for(self.device)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.spec.num_parameters} parameters on {self.device})"
@@ -145,7 +149,7 @@ class TorchNetwork:
                     buffers[layer.name] = normalized.clamp(-layer.LIMIT, layer.LIMIT)
                 case Conv():
                     weight, bias = parameters
-                    buffers[layer.name] = conv(layer, source, weight, bias)
+                    buffers[layer.name] = self._conv(layer, source, weight, bias)
                 case Lstm() | Gru():
                     assert is_first is not None
                     core_states = run_core(layer, source, parameters, before[layer.name], is_first)
@@ -213,6 +217,19 @@ class TorchNetwork:
         return self.flat.to("cpu", copy=True).numpy()
 
 
+def conv_for(device: torch.device) -> Callable[..., torch.Tensor]:
+    """Who executes convolutions: conv(layer, source, weight, bias), compiled before this returns.
+
+    Our own kernels have one thread, so torch's are used where it may use several.
+    """
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        from rollout.learners import compiled_conv  # and Numba, which other networks do without
+
+        compiled_conv.conv_kernels()
+        return compiled_conv.conv
+    return torch_conv.conv
+
+
 def one_hot(numbers: torch.Tensor, categories: tuple[int, ...]) -> torch.Tensor:
     """Columns for each category of each number, side by side: float32 [R, sum of categories].
 
@@ -245,8 +262,7 @@ class _Dense(torch.autograd.Function):
         else:
             output = torch.addmm(bias, source, weight, alpha=scale, beta=scale)
         if activation == "tanh":
-            output.sigmoid_()
-            torch.sub(output.new_full((), -1.0), output, alpha=-2.0, out=output)
+            tanh_of_half_(output)
         elif activation == "relu":
             output.relu_()
         ctx.activation = activation

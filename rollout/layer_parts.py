@@ -8,7 +8,7 @@ from rollout.learners.layers import Activation
 
 # How many vectors of sums fit in the registers of this machine, with room for what they add up.
 MOST_SUMS = 16 if binding.get_host_cpu_features().get("avx512f") else 4
-LANES = 16  # as in tile_kernel.py
+LANES = 16  # as in learners/tile_kernel.py
 
 
 class LayerSource(NamedTuple):

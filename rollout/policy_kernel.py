@@ -2,8 +2,8 @@
 
 What makes a row's result the same, bit for bit, whatever rows are beside it: each output adds up
 its inputs in one fixed order, a fused product at a time. (Libraries choose another order, or
-another kernel, by the number of rows.) What makes it fast: tile_kernel.py. An odd number of rows is
-padded with a row whose result nobody reads.
+another kernel, by the number of rows.) What makes it fast: learners/tile_kernel.py. An odd number
+of rows is padded with a row whose result nobody reads.
 
 Sizes are constants in the generated source: with them as variables it runs a third slower. Weights
 are padded to whole vector registers, which `pack` does once per version of them.
@@ -16,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from rollout import learners
 from rollout.core_source import new_core, old_core
 from rollout.layer_parts import padded
 from rollout.layer_source import layer_source
 from rollout.learners.layers import Conv
 from rollout.learners.network import LOG_STD, OBSERVATION, NetworkSpec, Parameter
+
+TILES = Path(learners.__path__[0]) / "tile_kernel.py"
 
 Places = dict[str, tuple[int, int]]  # of buffers in scratch: offset and width
 
@@ -99,7 +102,7 @@ def policy_source(spec: NetworkSpec) -> str:
     places = _places_in_scratch(spec)
     layers = [layer_source(layer) for layer in spec.layers]
     parts = [
-        (Path(__file__).parent / "tile_kernel.py").read_text(),
+        TILES.read_text(),
         "import math",
         "import numpy as np",
         f"BLOCK = {block_size(spec)}",
