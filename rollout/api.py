@@ -92,6 +92,8 @@ def train(
     """
     began = time.monotonic() if started is None else started
     require_linux()
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks={callbacks!r}; wanted a list of them")
     view = Views([view or Callback(), *callbacks])
     if (experiment is None) == (resume is None) or (resume is not None and run_dir is not None):
         raise TypeError("train takes an experiment, perhaps with run_dir, or else resume")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rollout.assembler import FullBatch
+from rollout.envs.errors import raised_at
+from rollout.errors import RolloutError
 from rollout.events import FleetFailed, FleetStopped, Interrupted, Notice, PhaseChanged
 from rollout.experiment import Experiment
 from rollout.experiment_tables import StopSettings
@@ -33,6 +35,17 @@ EPISODES = 100  # the mean return that experiments aim at is over the last so ma
 FLEET_END_S = 10.0  # for the actors' last counts to come in
 WEIGHTS = "weights/"  # begins the names of older versions in a checkpoint
 QUIET_S = 30.0  # without a batch, after which somebody should look
+
+
+class UpdateFailed(Exception):
+    """An algorithm or a network of a user's own has raised something in an update."""
+
+    def __init__(self, update: int, error: BaseException) -> None:
+        place = raised_at(error)
+        super().__init__(
+            f"update {update} failed{f' at {place}' if place else ''}: "
+            f"{type(error).__name__}: {error}"
+        )
 
 
 class Clock:
@@ -130,13 +143,25 @@ class Learner:
         done = fraction_done(self._experiment, self.env_steps)
         try:
             losses = algorithm.train_on(ready.batch, self.update, done)
-        except BaseException:
+        except BaseException as error:
             self._tell_skipped(ready, algorithm.skipped_steps - skipped)
             network.load(parameters)
             algorithm.load_checkpoint_state(state)
+            if self._is_authors(error):
+                raise UpdateFailed(self.update, error) from error
             raise
         self._tell_skipped(ready, algorithm.skipped_steps - skipped)
         return losses
+
+    def _is_authors(self, error: BaseException) -> bool:
+        """Whether it comes from an algorithm or network of a user's own."""
+        from rollout.learners.optimizer import NonFiniteLossError  # there by now, with torch
+
+        experiment = self._experiment
+        return ":" in experiment.algorithm.kind + experiment.network.kind and (
+            isinstance(error, SystemExit | Exception)
+            and not isinstance(error, RolloutError | NonFiniteLossError)
+        )
 
     def _tell_skipped(self, ready: FullBatch, skipped: int) -> None:
         """People are told of the first update of several in a row; all are in the log."""

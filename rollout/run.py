@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import queue
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.errors import RunFailed
 from rollout.events import Event
 from rollout.inbox import Inbox
-from rollout.learner import Clock, Learner
+from rollout.learner import Clock, Learner, UpdateFailed
 from rollout.learners.unroll import Batch
 from rollout.learning import make_learning
 from rollout.ledger import Account
@@ -146,6 +147,13 @@ class Run:
                     f"checkpoint of before is kept (learner.max_skipped_steps="
                     f"{self._experiment.learner.max_skipped_steps})"
                 ) from error
+            except UpdateFailed as error:
+                log.error("%s", error, exc_info=error.__cause__)
+                run = shlex.quote(str(self._directory.path))
+                raise RunFailed(
+                    f"{error}; {self._directory.log} has its traceback, and a checkpoint of before "
+                    f"is kept: mend that, and `rollout train --resume {run}` goes on from there"
+                ) from error.__cause__
         return learner
 
     def _make_receiver(self, cluster: Cluster, network: "TorchNetwork") -> Receiver:

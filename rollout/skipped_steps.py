@@ -14,14 +14,14 @@ def describe_skipped(update: int, skipped: int, ready: FullBatch) -> str:
     All that arrives is finite, so no row is to blame by itself: what is too large is the likeliest
     cause, and is named with the unroll that brought it.
     """
-    steps = "step was" if skipped == 1 else "steps were"
+    steps = "step was skipped, its" if skipped == 1 else "steps were skipped, their"
     origins = ready.origins
     shown = ", ".join(map(str, origins[:MOST_SHOWN]))
     if len(origins) > MOST_SHOWN:
         shown += f" and {len(origins) - MOST_SHOWN} more"
     return (
-        f"update {update}: {skipped} optimizer {steps} skipped, their loss or gradient was not "
-        f"finite; trained on {shown}; {', '.join(_largest(ready.batch, origins))}"
+        f"update {update}: {skipped} optimizer {steps} loss or gradient was not finite; "
+        f"trained on {shown}; {', '.join(_largest(ready.batch, origins))}"
     )
 
 

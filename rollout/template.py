@@ -76,7 +76,7 @@ def error_text(error: BaseException) -> str:
     """What an error says, cut so that reports of several actors cannot mix in the pipe."""
     if isinstance(error, SystemExit):
         code = "" if error.code is None else repr(error.code)
-        return cut(f"the environment called sys.exit({code})")
+        return cut(f"sys.exit({code}) was called")
     return cut(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 

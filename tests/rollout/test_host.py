@@ -278,8 +278,8 @@ def test_crash_in_compiled_code_is_told_with_its_place_and_step(start_dying):
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (SystemExit(7), "the environment called sys.exit(7)"),
-        (SystemExit(), "the environment called sys.exit()"),
+        (SystemExit(7), "sys.exit(7) was called"),
+        (SystemExit(), "sys.exit() was called"),
         (ValueError("no such move"), "ValueError: no such move"),
         (KeyError(), "KeyError"),
         (ValueError("ä" * 5000), "ValueError: " + "ä" * 1494),

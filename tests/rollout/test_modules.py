@@ -429,7 +429,7 @@ def test_what_will_not_learn_or_does_nothing_is_warned_of(folder):
     assert warnings() == []
     change(("self.value(hidden)", "self.value(hidden).detach()"))
     (said,) = warnings()
-    assert "parameters value.weight, value.bias: no gradient reaches them" in said
+    assert "no gradient reaches value.weight, value.bias from outputs and value" in said
     change(
         ("self.value =", "self.d = nn.Dropout(); self.n = nn.BatchNorm1d(width); self.value ="),
         ("self.value(hidden)", "self.value(self.n(self.d(hidden)))"),

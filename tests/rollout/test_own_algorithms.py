@@ -511,18 +511,32 @@ def test_losses_that_are_not_finite_are_told_with_their_unrolls_and_end_the_run(
 def failing_after_a_step(self, batch, update_index, fraction_done):
     metrics = Mine.update(self, batch, update_index, fraction_done)
     if update_index == 2 and not Path("mended").exists():
-        raise ZeroDivisionError
+        raise {"raise": ZeroDivisionError("mine"), "exit": SystemExit(3)}[self.settings.how]
     return metrics
 
 
-def test_update_that_raises_changes_nothing_of_what_is_saved(places, tmp_path, monkeypatch):
+class HowSettings(MineSettings):
+    how: str = "raise"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("raise", "ZeroDivisionError: mine"), ("exit", "SystemExit: 3")]
+)
+def test_update_that_raises_changes_nothing_of_what_is_saved(
+    places, tmp_path, monkeypatch, how, said
+):
     monkeypatch.chdir(tmp_path)
-    broken = breaking(update=failing_after_a_step)
-    with pytest.raises(ZeroDivisionError):
-        api.train(TABLES, algorithm=broken, run_dir="run")
+    broken = breaking(update=failing_after_a_step, Settings=HowSettings)
+    with pytest.raises(RunFailed) as caught:
+        api.train(TABLES, [f"algorithm.how={how}"], algorithm=broken, run_dir="run")
     places.assert_gone()
+    line = failing_after_a_step.__code__.co_firstlineno + 3
+    assert str(caught.value).startswith(f"update 2 failed at {__file__}:{line}: {said}; ")
+    assert "`rollout train --resume run` goes on from there" in str(caught.value)
+    assert "in failing_after_a_step" in Path("run/run.log").read_text()
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["update-00000002"]
     Path("mended").touch()
     resumed = api.train(resume="run", algorithm=broken)
-    whole = api.train(TABLES, algorithm=broken, run_dir="whole")
+    overrides = [f"algorithm.how={how}"]
+    whole = api.train(TABLES, overrides, algorithm=broken, run_dir="whole")
     assert resumed.summary.params_digest == whole.summary.params_digest
