@@ -74,8 +74,8 @@ def _warnings(spec: ModuleSpec, env: AnyEnv, given: Any) -> Iterator[str]:
     unreached = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
     if unreached:
         yield (
-            f"no gradient reaches {', '.join(unreached)} from outputs and value, so nothing of that "
-            "will learn; is all of it used, and is nothing detached?"
+            f"no gradient reaches {', '.join(unreached)} from outputs and value, so nothing of "
+            "that will learn; is all of it used, and is nothing detached?"
         )
     for name, layer in module.named_modules():
         if isinstance(layer, _BatchNorm | _DropoutNd):
