@@ -59,7 +59,9 @@ def run_lines(text: str, folder: Path) -> None:
     ("document", "heading", "languages"),
     [
         pytest.param("README.md", "# rollout", {"sh", "python", "toml"}, marks=pytest.mark.slow),
-        ("README.md", "### An algorithm of your own", {"python", "toml"}),
+        pytest.param(
+            "README.md", "### An algorithm of your own", {"python", "toml"}, marks=pytest.mark.slow
+        ),
         pytest.param("envs/README.md", "", {"sh", "python", "toml"}, marks=pytest.mark.slow),
         ("learners/README.md", "", {"python"}),
     ],

@@ -79,7 +79,7 @@ def divided_by_zero(state, params, action, draw):
 STEPS = [with_numbers, with_fields, in_place, compared, divided_by_zero]
 
 
-@pytest.mark.parametrize("step", slow_unless([with_numbers, in_place], STEPS))
+@pytest.mark.parametrize("step", slow_unless([in_place], STEPS))
 def test_arrays_compute_the_same_in_plain_python_and_compiled(step):
     env = type("Computing", (Arrays,), {"step": step})
     runs = []

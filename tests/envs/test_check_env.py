@@ -304,12 +304,14 @@ def test_environment_that_takes_its_process_with_it_is_survived():
     assert [check.name for check in report.checks] == NAMES
 
 
+@pytest.mark.slow
 def test_global_that_differs_from_process_to_process_fails_snapshot():
     report = check_env(broken.Differing, num_steps=20)
     assert by_status(report, Status.FAILED) == ["snapshot"]
     assert "another process goes on with it otherwise: state.x is " in report["snapshot"].finding
 
 
+@pytest.mark.slow
 def test_environment_of_no_module_is_checked_all_the_same():
     class Local(Good):
         max_episode_steps = 7

@@ -46,6 +46,7 @@ def test_mistake_in_the_tutorial_is_answered_as_it_says(tmp_path, monkeypatch):
     assert said == re.sub(r"catch\.py:\d+", "catch.py:27", answer.strip())
 
 
+@pytest.mark.slow
 def test_reservoir_keeps_to_the_contract():
     assert check_env(Reservoir).failures == ()
 

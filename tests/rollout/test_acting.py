@@ -288,6 +288,7 @@ def test_every_step_may_end_an_episode():
         assert unroll.final_observation.tolist() == wanted
 
 
+@pytest.mark.slow
 def test_unroll_without_values_has_none_and_is_otherwise_the_same():
     weights = weights_for(COUNTING_NETWORK)
     with_value = act(make_actor("Counting", 4, 12), weights)

@@ -111,6 +111,7 @@ def test_nothing_is_lost_where_episodes_end_with_unrolls(train):
     assert set(result.summary.ledger.unrolls.dropped) <= {"run_ended"}
 
 
+@pytest.mark.slow
 def test_actors_of_a_compiled_environment_lose_nothing(train):
     env_id = f"{leaking_envs.__name__}:Leaking"
     undisturbed = train(env_id)

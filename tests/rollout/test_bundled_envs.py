@@ -6,12 +6,10 @@ from rollout import api
 from rollout.envs import BUNDLED
 from tests.rollout.conftest import Acting
 from tests.rollout.saboteur import ACTOR, TEMPLATE, Saboteur, kills
-from tests.some_fast import slow_unless
 
 NUM_ENVS, LENGTH, UPDATES, EVERY = 10, 16, 80, 10
 STEPS = NUM_ENVS * LENGTH  # of one update
 RICH = [f"tests.rollout.rich_envs:{name}" for name in ("Choices", "OneChoice", "Quantities", "Arm")]
-FAST = ("Breakout-MinAtar",)
 ENVS = [*BUNDLED, *RICH]
 
 
@@ -27,10 +25,8 @@ def tables(env_id: str) -> dict:
     }
 
 
-@pytest.mark.parametrize(
-    "env_id",
-    slow_unless(FAST, ENVS),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", ENVS)
 def test_neither_fleet_nor_kills_nor_resuming_change_the_result(env_id, places, tmp_path, view):
     alone = api.train(tables(env_id), ["fleet.num_actors=1"], run_dir=tmp_path / "alone").summary
 

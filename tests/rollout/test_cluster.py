@@ -134,6 +134,7 @@ def test_processes_have_their_names_and_actors_are_without_torch(make_fleet, pla
         assert fleet.plan.name in Path(f"/proc/{pid}/cmdline").read_text()
 
 
+@pytest.mark.slow
 def test_waiting_actors_cost_nothing(make_fleet, places):
     fleet = make_fleet("fleet.num_actors=50", "env.num_envs=50", "fleet.unroll_length=4")
     stream(fleet, 2)

@@ -66,7 +66,7 @@ def test_result_does_not_depend_on_the_number_of_actors(train):
     [
         (WALK, {"goal": 1.5, "label": "b", "marks": [1, "two"]}),
         (f"{samples.__name__}:make_walk", {"goal": 1.5}),
-        (f"{samples.__name__}:Reach", {}),
+        pytest.param(f"{samples.__name__}:Reach", {}, marks=pytest.mark.slow),
     ],
 )
 def test_class_and_function_train_and_their_policies_play(train, tmp_path, env_id, params):
@@ -93,6 +93,7 @@ def test_time_limit_of_the_experiment_truncates(train):
         assert any(lengths) and all(length <= 5 for length in lengths if length is not None)
 
 
+@pytest.mark.slow
 def test_killed_actor_costs_episodes_that_are_counted_and_the_run_can_be_resumed(start, places):
     small = ("env.num_envs=6", "fleet.num_actors=2", "fleet.unroll_length=16")
     command = start(f"env.id={CARTPOLE}", *small, "stop.env_steps=60000")
@@ -364,6 +365,7 @@ def test_vector_environments_give_the_same_with_any_number_of_actors(train, mode
     assert all(result.ledger.balance == 0 and result.episode_return_mean for result in results)
 
 
+@pytest.mark.slow
 def test_games_are_shared_out_whole(train):
     race = f"{foreign_samples.__name__}:Race"
     results = [train(race, f"fleet.num_actors={n}", "env.num_envs=12").summary for n in (1, 4)]

@@ -281,7 +281,7 @@ def test_single_frames_are_sent_and_those_before_once():
 @pytest.mark.parametrize(
     "env",
     [
-        ForeignEnv("vector", make_vector, is_vector=True),
+        pytest.param(ForeignEnv("vector", make_vector, is_vector=True), marks=pytest.mark.slow),
         pytest.param(ForeignEnv("race", Race), marks=pytest.mark.slow),
     ],
     ids=["vector", "race"],

@@ -260,6 +260,7 @@ def test_sharing_out_changes_no_bit(env):
         assert getattr(many, name)[:, :5].tobytes() == getattr(few, name).tobytes(), name
 
 
+@pytest.mark.slow
 def test_greedy_takes_the_likeliest_that_is_allowed():
     unroll, _ = act(OneChoice, greedy=True)
     network = make_network(OneChoice)

@@ -131,6 +131,7 @@ def test_cell_of_a_notebook_trains_to_the_digest_of_the_same_class_in_a_module(p
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_code_on_a_command_line_trains(places, tmp_path):
     ended = run_python("-c", SOURCE + SCRIPT.replace("=Guess", "=SlowGuess"), str(tmp_path / "run"))
     places.assert_gone()
@@ -171,6 +172,7 @@ def test_settings_of_env_hold_for_objects_too(train):
     assert json.loads(last)["charts/episodic_length"] == 3
 
 
+@pytest.mark.slow
 def test_condition_to_stop_is_all_that_an_experiment_needs(places, tmp_path):
     steps = 64 * 64
     result = api.train({"stop": {"env_steps": steps}}, env=SlowGuess, run_dir=tmp_path / "run")

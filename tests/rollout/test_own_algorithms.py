@@ -371,6 +371,7 @@ def test_refused_algorithm_leaves_no_run_directory(places, tmp_path):
 # Given as a class
 
 
+@pytest.mark.slow
 def test_class_itself_trains_and_is_wanted_again_to_go_on(places, tmp_path):
     tables = {**TABLES, "algorithm": {"learning_rate": 0.02}}
     result = api.train(tables, algorithm=Mine, run_dir=tmp_path / "run")

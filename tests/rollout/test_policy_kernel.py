@@ -355,6 +355,7 @@ def test_outputs_are_padded_to_whole_registers(outputs, width):
     assert padded(outputs) == width
 
 
+@pytest.mark.slow
 def test_packing_leaves_no_old_weight_behind():
     """The next version of the weights replaces the last one whole."""
     name = "deep"

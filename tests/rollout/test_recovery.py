@@ -148,7 +148,7 @@ def told(notices: list[str], pattern: str) -> int:
     [
         (kills(*[ACTOR] * 12), 1),
         pytest.param(kills(*[TEMPLATE] * 3), 1, marks=pytest.mark.slow),
-        (kills(*[AGENT] * 3), 1),
+        pytest.param(kills(*[AGENT] * 3), 1, marks=pytest.mark.slow),
         pytest.param(pauses(ACTOR, TEMPLATE, AGENT, ACTOR, ACTOR), 1, marks=pytest.mark.slow),
         pytest.param(
             kills(ACTOR, AGENT, ACTOR, TEMPLATE, ACTOR) + pauses(ACTOR), 0, marks=pytest.mark.slow
@@ -235,7 +235,7 @@ def test_async_run_survives_two_hundred_kills(train, sabotage, trained):
 # Environments with hidden state
 
 
-@pytest.mark.parametrize("mode", ["lockstep", "async"])
+@pytest.mark.parametrize("mode", [pytest.param("lockstep", marks=pytest.mark.slow), "async"])
 def test_killed_actor_takes_no_more_than_the_window_of_hidden_state_with_it(
     train, sabotage, trained, view, mode
 ):
@@ -300,7 +300,7 @@ def replay(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("mode", "at"),
     [
         ("lockstep", 403),
-        ("async", 5),
+        pytest.param("async", 5, marks=pytest.mark.slow),
         pytest.param("lockstep", 5, marks=pytest.mark.slow),
         pytest.param("async", 403, marks=pytest.mark.slow),
     ],

@@ -245,6 +245,7 @@ def test_steps_that_are_none_reach_the_core_and_not_the_loss():
     assert not torch.equal(before, gradient(algorithm, changed))
 
 
+@pytest.mark.slow
 def test_columns_without_a_step_make_no_minibatch():
     """Agents that wait through a whole unroll: the mean over nothing would be NaN."""
     spec, weights = NETWORKS["gru"], weights_for(NETWORKS["gru"])
@@ -261,6 +262,7 @@ def test_columns_without_a_step_make_no_minibatch():
     assert not list(algorithm.minibatches(algorithm.rows(batch), N, 0, 0))
 
 
+@pytest.mark.slow
 def test_policy_that_is_given_its_memory_acts_as_actors_do():
     tables = {
         "env": {"id": "Memory-v0"},

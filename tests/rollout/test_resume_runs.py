@@ -197,9 +197,8 @@ def test_everything_that_is_killed_at_once_is_swept_by_the_next_start(begin, sta
 # Interrupted, and moved on
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_goes_on_where_it_was(begin, start, places, number):
     command = begin()
     command.wait_update(75)

@@ -42,6 +42,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_commands_and_their_processes_have_the_packages_in_spite_of_such_files(folder, places):
     for name in (*rollout.NEEDED, "rollout", "envs", "learners", "json", "random"):
         Path(f"{name}.py").write_text(LOCAL)

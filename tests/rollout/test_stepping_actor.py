@@ -150,7 +150,13 @@ def twin(make, head, unroll, schema, first_env: int, seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("make", "gaussian"),
-    [(Walk, None), (Reach, None), (Reach, GaussianSettings(std="dependent", squash="tanh"))],
+    [
+        pytest.param(Walk, None, marks=pytest.mark.slow),
+        (Reach, None),
+        pytest.param(
+            Reach, GaussianSettings(std="dependent", squash="tanh"), marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_unroll_is_what_gymnasium_gives_step_by_step(make, gaussian):
     env = ForeignEnv("mine", make)

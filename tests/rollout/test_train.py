@@ -308,6 +308,7 @@ def test_actor_that_runs_out_of_luck_is_named_and_replaced(train, view, places):
     assert re.search(r"actor \d \(process \d+\) was killed by SIGSEGV", " ".join(view.notices))
 
 
+@pytest.mark.slow
 def test_time_limit_of_the_experiment_truncates(train):
     result = train("env.max_episode_steps=7", "stop.env_steps=2000")
     assert result.policy.env.max_episode_steps == 7
