@@ -9,6 +9,13 @@ class EnvError(Exception):
     """An environment that cannot be found, built or run; the message names it and the next move."""
 
 
+def in_words(error: BaseException) -> str:
+    """What an error is, and what it says if it says anything."""
+    if isinstance(error, SystemExit):
+        return f"sys.exit({'' if error.code is None else repr(error.code)}) was called"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def raised_at(error: BaseException) -> str:
     """FILE:LINE of the author's last frame in an error's traceback; nothing if all are ours.
 

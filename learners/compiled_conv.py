@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from llvmlite import binding
+from torch.autograd.function import once_differentiable
 
 from rollout.envs.kernels import load_kernels
 from rollout.learners.layers import Conv
@@ -39,7 +40,7 @@ def conv_kernels() -> SimpleNamespace:
         {
             **{name.upper(): number for number, name in enumerate(ACTIVATIONS)},
             "ROWS": rows_of_tile,
-            "LANES": lanes,
+            "VECTOR_LANES": lanes,
         },
         {
             "forward": (rows, weight, bias[0], bias, *layer, rows),
@@ -52,7 +53,15 @@ def conv_kernels() -> SimpleNamespace:
 def conv(
     layer: Conv, source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
-    """What a convolution makes of images [R, inputs]: images [R, outputs], the channels last."""
+    """What a convolution makes of images [R, inputs]: images [R, outputs], the channels last.
+
+    It has first derivatives only. Raises ValueError for arrays of other shapes than the layer's,
+    beyond which the kernels would read.
+    """
+    wanted = {"source": (len(source), layer.inputs), **dict(layer.shapes())}
+    for (name, shape), tensor in zip(wanted.items(), (source, weight, bias), strict=True):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} {list(tensor.shape)}, expected {list(shape)}")
     if layer.channels_first:
         height, width, channels = layer.image
         source = source.reshape(-1, channels, height * width).transpose(1, 2).flatten(1)
@@ -80,7 +89,8 @@ class _Conv(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx, *grad_outputs):
+    @once_differentiable
+    def backward(ctx, *grad_outputs):  # pyright: ignore[reportIncompatibleMethodOverride]
         layer, (source, weight, output) = ctx.layer, ctx.saved_tensors
         (grad,) = grad_outputs
         needs_source = ctx.needs_input_grad[1]

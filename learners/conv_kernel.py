@@ -18,11 +18,11 @@ import numpy as np
 from rollout.envs.kernels import bound
 
 jit_fma, entry = bound("jit_fma"), bound("entry")
-ROWS, LANES = bound("ROWS"), bound("LANES")
+ROWS, VECTOR_LANES = bound("ROWS"), bound("VECTOR_LANES")
 IDENTITY, RELU = bound("IDENTITY"), bound("RELU")
 
-wide_tile = bound("make_any_tile")(ROWS, 2, LANES)
-narrow_tile = bound("make_any_tile")(ROWS, 1, LANES)
+wide_tile = bound("make_any_tile")(ROWS, 2, VECTOR_LANES)
+narrow_tile = bound("make_any_tile")(ROWS, 1, VECTOR_LANES)
 X, START, OUT = 0, 1, 2  # rows of `places`
 ZERO = np.int64(0)  # not 0, of which Numba would compile a special case
 NO_FLOOR = np.float32(-np.inf)
@@ -32,13 +32,13 @@ NO_FLOOR = np.float32(-np.inf)
 def add_products(places, loops, x, weight, start, out, begins, columns, floor):
     """As tile_kernel.make_any_tile says, of any number of columns."""
     x0, w0, s0, o0 = begins
-    whole = columns // (2 * LANES) * (2 * LANES)
-    for j in range(0, whole, 2 * LANES):
+    whole = columns // (2 * VECTOR_LANES) * (2 * VECTOR_LANES)
+    for j in range(0, whole, 2 * VECTOR_LANES):
         at = x0, w0 + j, s0 + j, o0 + j
-        wide_tile(places, loops, x, weight, start, out, at, 2 * LANES, floor)
-    for j in range(whole, columns, LANES):
+        wide_tile(places, loops, x, weight, start, out, at, 2 * VECTOR_LANES, floor)
+    for j in range(whole, columns, VECTOR_LANES):
         at = x0, w0 + j, s0 + j, o0 + j
-        narrow_tile(places, loops, x, weight, start, out, at, min(LANES, columns - j), floor)
+        narrow_tile(places, loops, x, weight, start, out, at, min(VECTOR_LANES, columns - j), floor)
 
 
 @entry

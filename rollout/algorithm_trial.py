@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rollout.envs.errors import raised_at
+from rollout.envs.errors import in_words, raised_at
 from rollout.errors import AlgorithmError
 from rollout.experiment import Experiment
 from rollout.learners.network import CategoricalHead, Network
@@ -26,7 +26,8 @@ def try_out(experiment: Experiment, network: Network, schema: UnrollSchema) -> l
     """
     import torch
 
-    name = experiment.algorithm.kind
+    name, num_threads = experiment.algorithm.kind, torch.get_num_threads()
+    torch.set_num_threads(experiment.learner.num_threads)  # which layers are executed how
     torch_network = make_torch_network(experiment, network)
     batch = make_trial_batch(network, schema)
     numpy_state, python_state = np.random.get_state(), random.getstate()
@@ -43,11 +44,12 @@ def try_out(experiment: Experiment, network: Network, schema: UnrollSchema) -> l
         place = raised_at(error)
         raise AlgorithmError(
             f"algorithm {name!r}: a first update, on made-up data, failed"
-            f"{f' at {place}' if place else ''}: {type(error).__name__}: {error}"
+            f"{f' at {place}' if place else ''}: {in_words(error)}"
         ) from error
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+        torch.set_num_threads(num_threads)
     problem = next(metrics_problems(metrics), None)
     if problem:
         raise AlgorithmError(f"algorithm {name!r}: update {problem}")

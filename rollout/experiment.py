@@ -366,7 +366,9 @@ def _validate(
         for path in problems:
             is_kind = path[1:] == ("kind",) and Key(Experiment, path[0]).kinds
             if is_kind or (layers.lacks(path) and path != ("env", "id")):
-                path = path[:1]  # without that, a table's other keys mean nothing
+                # Without its kind a table's other keys mean nothing; and what lacks a key that has
+                # no default is put right by none. (An environment's id has a stand-in.)
+                path = path[:1]
             wrong.add(path)
             _put_default(layers, path)
 

@@ -94,12 +94,13 @@ def problems_of(
         if path in problems:
             continue
         label = layers.source_of(path).label
+        is_own_check = detail["type"] in ("value_error", "assertion_error")
         if detail["type"] == "extra_forbidden":
             next_move = _of_other_kinds(path, keys) or nearest(path, keys)
             what = f"unknown key {show_key(path)}; {next_move}"
-        elif detail["type"] == "missing":
+        elif detail["type"] == "missing" and path in keys:
             what = _missing(path, keys[path])
-        elif detail["type"] in ("value_error", "assertion_error") and not keys[path].words:
+        elif is_own_check and path in keys and not keys[path].words:
             what = _refused(path, _value_at(layers.values, path), keys[path], label, detail["msg"])
         else:
             table = keys.get(path[:-1])
@@ -175,7 +176,7 @@ def _key_path(loc: tuple[int | str, ...], keys: Mapping[KeyPath, Key]) -> KeyPat
     path: KeyPath = ()
     for part in loc:
         inside = keys.get(path)
-        if inside is not None and not inside.table:
+        if inside is not None and (not inside.table or isinstance(part, int)):
             # An element of a list spoils the key; a value in a table of free names is a key.
             is_free = (
                 "additionalProperties"
@@ -190,13 +191,16 @@ def _missing(path: KeyPath, key: Key) -> str:
     example = (key.field.examples or [None])[0]
     write = f"{path[-1]} = {show_value(example)}" if example is not None else path[-1]
     about = f" ({key.field.description})" if key.field.description else ""
+    if key.table:
+        return f"missing table [{show_key(path)}]{about}; write it, and its keys below"
     return f"missing key {show_key(path)}{about}; write {write} under [{show_key(path[:-1])}]"
 
 
 def _refused(path: KeyPath, value: Any, key: Key, label: str, said: str) -> str:
     """said: by a validator of the model's author, as pydantic repeats it."""
     shown = f"[{show_key(path)}] " if key.table else found(path, value, label)
-    return f"{shown}fails its own check: {said.partition(', ')[2]}"
+    text = said.partition(", ")[2]
+    return f"{shown}fails its own check{f': {text}' if text else ''}"
 
 
 def _wrong(

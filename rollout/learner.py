@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rollout.assembler import FullBatch
-from rollout.envs.errors import raised_at
+from rollout.envs.errors import in_words, raised_at
 from rollout.errors import RolloutError
 from rollout.events import FleetFailed, FleetStopped, Interrupted, Notice, PhaseChanged
 from rollout.experiment import Experiment
@@ -42,10 +42,8 @@ class UpdateFailed(Exception):
 
     def __init__(self, update: int, error: BaseException) -> None:
         place = raised_at(error)
-        super().__init__(
-            f"update {update} failed{f' at {place}' if place else ''}: "
-            f"{type(error).__name__}: {error}"
-        )
+        where = f" at {place}" if place else ""
+        super().__init__(f"update {update} failed{where}: {in_words(error)}")
 
 
 class Clock:
@@ -154,13 +152,18 @@ class Learner:
         return losses
 
     def _is_authors(self, error: BaseException) -> bool:
-        """Whether it comes from an algorithm or network of a user's own."""
-        from rollout.learners.optimizer import NonFiniteLossError  # there by now, with torch
+        """Whether an algorithm or network of a user's own is to blame, as far as can be seen."""
+        from torch import OutOfMemoryError
+
+        from rollout.learners.optimizer import NonFiniteLossError
 
         experiment = self._experiment
-        return ":" in experiment.algorithm.kind + experiment.network.kind and (
-            isinstance(error, SystemExit | Exception)
-            and not isinstance(error, RolloutError | NonFiniteLossError)
+        not_theirs = RolloutError | NonFiniteLossError | MemoryError | OutOfMemoryError
+        return (
+            ":" in experiment.algorithm.kind + experiment.network.kind
+            and isinstance(error, SystemExit | Exception)
+            and not isinstance(error, not_theirs)
+            and bool(raised_at(error))
         )
 
     def _tell_skipped(self, ready: FullBatch, skipped: int) -> None:

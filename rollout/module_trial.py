@@ -49,7 +49,11 @@ def specify(settings: "ModuleSettings", env: AnyEnv, seed: int) -> ModuleSpec:
 
 
 def warnings_of(experiment: "Experiment", spec: ModuleSpec) -> list[str]:
-    """What works, but hardly as its author means it."""
+    """What works, but hardly as its author means it.
+
+    Raises NetworkError for what a second module of the same class, or a gradient, shows to be
+    wrong.
+    """
     env, given = experiment.env.find(), experiment.given_network
     return [f"network {spec.kind!r}: {text}" for text in _warnings(spec, env, given)]
 
@@ -61,15 +65,18 @@ def _warnings(spec: ModuleSpec, env: AnyEnv, given: Any) -> Iterator[str]:
 
     module, other = construct_as(spec, given), construct_as(spec, given)
     outputs, value = module(made_up_inputs(spec, env))
-    if not all(map(torch.equal, (outputs, value), other(made_up_inputs(spec, env)))):
+    first = *module.parameters(), *module.buffers(), outputs, value
+    second = *other.parameters(), *other.buffers(), *other(made_up_inputs(spec, env))
+    if not all(map(torch.equal, first, second)):
         raise _refused(
             spec,
-            f"made a second time, it gave other results; every process makes it for itself, under "
-            f"torch.manual_seed({spec.seed}): draw from torch only in its constructor",
+            "made a second time, it has other numbers, or gives other results; every process makes "
+            f"it for itself, under torch.manual_seed({spec.seed}): draw from torch only in its "
+            "constructor",
         )
     try:
         (outputs.sum() + value.sum()).backward()
-    except Exception as error:  # whatever an author's own backward pass raises
+    except (Exception, SystemExit) as error:  # whatever an author's own backward pass raises
         raise failed(spec.kind, "the gradient of outputs and value", error) from error
     unreached = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
     if unreached:

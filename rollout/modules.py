@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from rollout.env_source import OBJECT
-from rollout.envs.errors import raised_at
+from rollout.envs.errors import in_words, raised_at
 from rollout.envs.import_path import ImportFailed, import_named, is_named
 from rollout.errors import NetworkError
 from rollout.learners.network import LOG_STD, GaussianHead, ModuleSpec
@@ -94,7 +94,7 @@ def failed(kind: str, what: str, error: BaseException) -> NetworkError:
     """What an author's code raised, with the line of it."""
     place = raised_at(error)
     where = f" at {place}" if place else ""
-    return NetworkError(f"network {kind!r}: {what} failed{where}: {type(error).__name__}: {error}")
+    return NetworkError(f"network {kind!r}: {what} failed{where}: {in_words(error)}")
 
 
 def _check_parameters(kind: str, module: "nn.Module", spec: ModuleSpec) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from rollout.assembler import AsyncAssembler, LockstepAssembler
 from rollout.checkpoint import Checkpoint, named_parameters, policy_parameters
 from rollout.cluster import Cluster
+from rollout.env_source import OBJECT
 from rollout.env_states import EnvStates
 from rollout.envs.foreign.foreign_env import ForeignEnv
 from rollout.errors import RunFailed
@@ -149,12 +150,23 @@ class Run:
                 ) from error
             except UpdateFailed as error:
                 log.error("%s", error, exc_info=error.__cause__)
-                run = shlex.quote(str(self._directory.path))
                 raise RunFailed(
                     f"{error}; {self._directory.log} has its traceback, and a checkpoint of before "
-                    f"is kept: mend that, and `rollout train --resume {run}` goes on from there"
+                    f"is kept: mend that, and `{self._how_to_resume()}` goes on from there"
                 ) from error.__cause__
         return learner
+
+    def _how_to_resume(self) -> str:
+        """The command, or the call where parts of the experiment were given as objects."""
+        tables = {name: getattr(self._experiment, name) for name in ("algorithm", "network")}
+        given = [name for name, table in tables.items() if table.kind.startswith(OBJECT)]
+        if self._experiment.env.id.startswith(OBJECT):
+            given.append("env")
+        path = self._directory.path
+        if not given:
+            return f"rollout train --resume {shlex.quote(str(path))}"
+        arguments = [f"resume={str(path)!r}", *(f"{name}=…" for name in given)]
+        return f"rollout.train({', '.join(arguments)})"
 
     def _make_receiver(self, cluster: Cluster, network: "TorchNetwork") -> Receiver:
         from rollout.learners.torch_network import allocate, allocate_pinned

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rollout import control, processes, run_places
-from rollout.envs.errors import EnvError, raised_at
+from rollout.envs.errors import EnvError, in_words, raised_at
 from rollout.envs.pickling import unpickled
 from rollout.errors import NetworkError
 from rollout.learners.network import ModuleSpec
@@ -74,10 +74,7 @@ def _unprepared(error: Exception) -> control.Unprepared:
 
 def error_text(error: BaseException) -> str:
     """What an error says, cut so that reports of several actors cannot mix in the pipe."""
-    if isinstance(error, SystemExit):
-        code = "" if error.code is None else repr(error.code)
-        return cut(f"sys.exit({code}) was called")
-    return cut(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    return cut(in_words(error))
 
 
 def cut(text: str) -> str:

@@ -17,6 +17,7 @@ from rollout.learners.network import CategoricalHead, Filters, make_conv
 from rollout.learners.torch_network import TorchNetwork, conv_for
 
 FORMS = {"compiled": compiled_conv.conv, "torch": torch_conv.conv}
+SMALL = Conv("conv", "observation", (6, 5, 2), 3, 2, 1, "tanh", ())
 each_form = pytest.mark.parametrize("conv", FORMS.values(), ids=FORMS)
 
 
@@ -181,3 +182,21 @@ def test_network_learns_without_compiling(monkeypatch) -> None:
     outputs, value = network.forward(torch.rand(5, 6, 6, 2))
     (outputs.sum() + value.sum()).backward()
     assert network.flat_grad.any()
+
+
+@pytest.mark.parametrize("wrong", ["source", "weight", "bias"])
+def test_arrays_of_other_shapes_are_refused(wrong) -> None:
+    names = "source", "weight", "bias"
+    tensors = dict(zip(names, (one.float() for one in made(SMALL, 4, 0)), strict=False))
+    tensors[wrong] = tensors[wrong][..., 1:]
+    with pytest.raises(ValueError, match=rf"{wrong} \[.*, expected \["):
+        compiled_conv.conv(SMALL, *tensors.values())
+
+
+def test_second_derivatives_are_refused() -> None:
+    source, weight, bias = (one.float() for one in made(SMALL, 4, 0)[:3])
+    weight.requires_grad_()
+    output = compiled_conv.conv(SMALL, source, weight, bias)
+    (slope,) = torch.autograd.grad(output.square().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()

@@ -150,8 +150,26 @@ def test_settings_are_checked_as_those_of_other_tables(folder):
     assert "seed=-1" in text
 
 
+TABLES_OF_ITS_OWN = """from typing import Annotated
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+
+def even(number: int) -> int:
+    if number % 2:
+        raise ValueError("odd")
+    return number
+
+
+class Stage(AlgorithmSettings):
+    rate: Annotated[int, AfterValidator(even)]
+
+"""
+
 CHECKS = """    size: int
     shape: tuple[int, int] = (1, 2)
+    counts: dict[str, Annotated[int, AfterValidator(even)]] = {}
+    stages: list[Stage] = []
 
     @field_validator("size")
     @classmethod
@@ -177,11 +195,15 @@ CHECKS = """    size: int
         (["algorithm.size=3"], ["algorithm.size=3: fails its own check: an odd size, it is cut"]),
         (["algorithm.size=2", "algorithm.gamma=0.1"], ["[algorithm] fails its own check: gamma"]),
         (["algorithm.size=2", "algorithm.shape=3"], ["wanted a list of 2 values; leave it"]),
+        (["algorithm.size=2", "algorithm.counts={a=3}"], ["algorithm.counts.a=3"]),
+        (["algorithm.size=2", "algorithm.stages=[{rate=3}]"], ["algorithm.stages"]),
+        (["algorithm.size=2", "algorithm.stages=[{}]"], ["algorithm.stages"]),
     ],
 )
 def test_settings_may_be_required_and_check_themselves(folder, overrides, problems):
-    imported = "from pydantic import Field, field_validator, model_validator"
-    source = A2C.replace("from pydantic import Field", imported)
+    source = A2C.replace("from pydantic import Field\n", "")
+    head, tail = source.split("class", 1)
+    source = f"{head}{TABLES_OF_ITS_OWN}\n\nclass{tail}"
     source = source.replace("    learning_rate:", f"{CHECKS}    learning_rate:", 1)
     Path("my_algorithm.py").write_text(source)
     with pytest.raises(ConfigError) as caught:
@@ -316,7 +338,7 @@ def elsewhere(self, rows):
         ({"update": lambda *_: None}, "update returned an object of type NoneType; wanted metrics"),
         ({"update": lambda *_: {"loss": "x"}}, "update returned 'loss' as an object of type str"),
         ({"update": lambda *_: 1 / 0}, f"failed at {__file__}:"),
-        ({"update": lambda *_: sys.exit(3)}, "SystemExit: 3"),
+        ({"update": lambda *_: sys.exit(3)}, "sys.exit(3) was called"),
     ],
 )
 def test_algorithm_that_cannot_update_is_refused_before_anything_starts(parts, said):
@@ -521,7 +543,7 @@ class HowSettings(MineSettings):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"), [("raise", "ZeroDivisionError: mine"), ("exit", "SystemExit: 3")]
+    ("how", "said"), [("raise", "ZeroDivisionError: mine"), ("exit", "sys.exit(3) was called")]
 )
 def test_update_that_raises_changes_nothing_of_what_is_saved(
     places, tmp_path, monkeypatch, how, said
@@ -533,7 +555,7 @@ def test_update_that_raises_changes_nothing_of_what_is_saved(
     places.assert_gone()
     line = failing_after_a_step.__code__.co_firstlineno + 3
     assert str(caught.value).startswith(f"update 2 failed at {__file__}:{line}: {said}; ")
-    assert "`rollout train --resume run` goes on from there" in str(caught.value)
+    assert "`rollout.train(resume='run', algorithm=…)` goes on from there" in str(caught.value)
     assert "in failing_after_a_step" in Path("run/run.log").read_text()
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["update-00000002"]
     Path("mended").touch()
