@@ -160,7 +160,7 @@ def test_compiled_tiles_equal_what_they_say_in_python() -> None:
 
 def plain_kernels():
     path = compiled_conv.HERE
-    bindings = {"ROWS": 4, "LANES": 16, "IDENTITY": 0, "RELU": 1, "TANH": 2}
+    bindings = {"ROWS": 4, "VECTOR_LANES": 16, "IDENTITY": 0, "RELU": 1, "TANH": 2}
     preamble = (path / "tile_kernel.py").read_text() + "\n\n"
     return load_kernels(path / "conv_kernel.py", bindings, {}, jit=False, preamble=preamble)
 
