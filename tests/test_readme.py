@@ -54,15 +54,14 @@ def run_lines(text: str, folder: Path) -> None:
             run(["bash", "-c", command], folder)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("document", "heading", "languages"),
     [
-        pytest.param("README.md", "# rollout", {"sh", "python", "toml"}, marks=pytest.mark.slow),
-        pytest.param(
-            "README.md", "### An algorithm of your own", {"python", "toml"}, marks=pytest.mark.slow
-        ),
-        pytest.param("envs/README.md", "", {"sh", "python", "toml"}, marks=pytest.mark.slow),
+        ("README.md", "# rollout", {"sh", "python", "toml"}),
+        ("README.md", "### An algorithm of your own", {"python", "toml"}),
+        ("envs/README.md", "", {"sh", "python", "toml"}),
         ("learners/README.md", "", {"python"}),
     ],
 )

@@ -9,7 +9,8 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 import rollout.envs  # noqa: F401  (registers its environments)
 
 
-@pytest.mark.parametrize("mode", [pytest.param("NextStep", marks=pytest.mark.slow), "SameStep"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_trains_in_a_loop_like_cleanrls(mode):
     """PPO in one function over gymnasium.make_vec; reads of infos what those scripts read."""
     torch.manual_seed(1)

@@ -20,11 +20,13 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 LEARNING = {
     "acrobot_impala": (500_000, -100.0),
     "acrobot_ppo": (300_000, -100.0),
+    "asterix_minatar_impala": (400_000, 0.6),
     "asterix_minatar_ppo": (400_000, 0.8),
     "breakout_minatar_impala": (1_000_000, 4.0),
     "breakout_minatar_ppo": (500_000, 5.0),
     "cartpole_impala": (500_000, 300.0),
     "cartpole_ppo": (300_000, 300.0),
+    "freeway_minatar_impala": (400_000, 5.0),
     "freeway_minatar_ppo": (400_000, 5.0),
     "memory_impala": (150_000, 0.8),
     "memory_ppo": (100_000, 0.8),
@@ -33,7 +35,9 @@ LEARNING = {
     "mountain_car_impala": (2_000_000, -135.0),
     "mountain_car_ppo": (800_000, -135.0),
     "pendulum_ppo": (300_000, -300.0),
+    "seaquest_minatar_impala": (400_000, 0.6),
     "seaquest_minatar_ppo": (400_000, 0.6),
+    "space_invaders_minatar_impala": (400_000, 15.0),
     "space_invaders_minatar_ppo": (400_000, 10.0),
     # of other packages
     "half_cheetah_ppo": (250_000, -50.0),

@@ -53,6 +53,7 @@ def train(places, tmp_path):
     return train
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_the_number_of_actors(train):
     results = [train(CARTPOLE, f"fleet.num_actors={n}") for n in (1, 4)]
     assert len({result.summary.params_digest for result in results}) == 1

@@ -132,6 +132,7 @@ def test_module_learns(folder, places, mode):
     assert summary.episode_return_mean > 80, "a random policy keeps the pole up for 22 steps"
 
 
+@pytest.mark.slow
 def test_class_itself_trains_and_is_wanted_again(folder, places):
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(SOURCE, namespace)  # as a script's, which no other process can import

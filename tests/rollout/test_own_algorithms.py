@@ -114,6 +114,7 @@ def test_algorithm_of_the_folder_trains_resumes_and_is_replayed_and_only_the_lea
     assert replayed.returncode == 0 and replayed.stdout.endswith("equal\n"), replayed
 
 
+@pytest.mark.slow
 def test_policy_is_played_where_its_algorithm_is_gone_and_going_on_says_what_is_missing(
     folder, places
 ):
