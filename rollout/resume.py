@@ -103,7 +103,7 @@ def plan_resume(
 
 
 def check_fit(resumption: Resumption, network: Network, schema: UnrollSchema) -> None:
-    """Raises OperatorError if the checkpoint is of another network, or of other states."""
+    """Raises OperatorError if the checkpoint is of another network or other environment states."""
     checkpoint = resumption.checkpoint
     policy_parameters(checkpoint, network)
     if not resumption.keeps_states:
@@ -112,9 +112,11 @@ def check_fit(resumption: Resumption, network: Network, schema: UnrollSchema) ->
     then = checkpoint.state.get("state_fields", now)
     if kept.shape[1] != schema.state_bytes or then != now:
         env = resumption.experiment.env.find()
+        sizes = f"{schema.state_bytes} bytes", f"{kept.shape[1]} bytes"
+        is_now, was = (now, then) if then != now else sizes
         raise OperatorError(
-            f"the state of {env.__qualname__} is {now}, in {checkpoint.path.name} it "
-            f"is {then}: it was changed since; undo that, or start a new run"
+            f"the state of {env.__qualname__} is {is_now}, in {checkpoint.path.name} it "
+            f"is {was}: it was changed since; undo that, or start a new run"
         )
 
 
